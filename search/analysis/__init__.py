@@ -1,0 +1,1 @@
+"""Reads plain records: fronts, indicators, tables. Knows neither Optuna nor torch."""

@@ -1,0 +1,409 @@
+"""Everything that determines a study: frozen, validated, and the same text in Python and in JSON.
+
+A definition is written in a study script, overridden from the command line (`search.arguments`), stored whole in the
+study, and read back by every command. Nothing that is not in it may change what a trial returns.
+"""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from search.errors import UserError, unknown_name
+
+METRICS = ("accuracy", "f1", "matthews")
+"""Names of the task metrics; all of them are kept for every trial, one of them is the objective."""
+
+OBJECTIVES = (*METRICS, "parameters", "encoder_parameters", "encoder_share", "macs", "latency_ms", "energy_mj")
+"""Names of the built-in quantities that can be an objective. A study script may add its own."""
+
+SAMPLERS = ("nsga2", "nsga3", "tpe", "random")
+"""Names of the samplers."""
+
+IMPORTANCES = ("fisher", "taylor", "magnitude")
+"""Names of the importance scores."""
+
+Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Part(BaseModel):
+    """A part of a definition: frozen, no unknown fields, field docstrings as help texts."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, validate_default=True
+    )
+
+
+class Task(Part):
+    """What is classified, and how the rows are divided into training, selection and held-out splits."""
+
+    config: str | None = None
+    """Configuration of the hub data set, for example sst2; not used for local files."""
+    text: tuple[str, ...] = ("text",)
+    """Name of the text column, or of the two text columns of a sentence pair."""
+    label: str = "label"
+    """Name of the label column."""
+    labels: tuple[str, ...] = Field(default=("0", "1"), min_length=2)
+    """The declared labels as they stand in the file; their order gives the class numbers."""
+    columns: tuple[str, ...] | None = None
+    """Column names of a CSV or TSV file without a header line."""
+    quoting: bool | None = None
+    """Whether quotation marks enclose fields; by default so in CSV files and not in TSV files."""
+    where: dict[str, str] = {}
+    """Keep only the rows whose column has this value, for example {"source": "rotten_tomatoes"}."""
+    train: str = "train"
+    """Split to train on: name of a hub split, or of a file in the data folder (without its ending)."""
+    held_out: str | None = "validation"
+    """Split that the search never sees, named likewise (validation also finds dev); null carves it out of train."""
+    selection: str | None = None
+    """Split that trials are scored on, named likewise; null carves it out of train."""
+    train_rows: int | None = Field(default=None, ge=2)
+    """Train on this many rows, drawn with the study's seed; null takes all."""
+    selection_rows: int = Field(default=1000, ge=2)
+    """Rows carved out of train as selection split, where none is named."""
+    held_out_rows: int = Field(default=1000, ge=2)
+    """Rows carved out of train as held-out split, where none is named."""
+    phrases: bool = False
+    """Whether train holds phrases of its own sentences (SST-2): then only whole sentences are carved out, and with
+    each of them all its phrases leave the training rows."""
+    max_tokens: int = Field(default=128, ge=4, le=512)
+    """Longest sequence in tokens, special tokens included; longer texts are cut off."""
+    metric: Literal["accuracy", "f1", "matthews"] = "accuracy"
+    """The task metric: what the objective named metric stands for."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not 1 <= len(self.text) <= 2:
+            raise ValueError(f"text is {list(self.text)}: name one text column, or two for a sentence pair")
+        if len(set(self.labels)) != len(self.labels):
+            raise ValueError(f"labels are {list(self.labels)}: each label may stand there once")
+        if self.metric == "f1" and len(self.labels) != 2:
+            raise ValueError(f"metric is 'f1' with {len(self.labels)} labels: f1 is for two labels, use accuracy")
+        return self
+
+
+class Range(Part):
+    """Smallest and largest ratio that may be kept."""
+
+    low: Ratio = 0.0
+    """Smallest ratio, from 0 to 1."""
+    high: Ratio = 1.0
+    """Largest ratio, from 0 to 1."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.low > self.high:
+            raise ValueError(f"low is {self.low} and high is {self.high}: low must not exceed high")
+        return self
+
+
+class LayerRanges(Part):
+    """Ranges of one layer, where they differ from those of the space."""
+
+    heads: Range | None = None
+    """Share of the layer's attention heads to keep."""
+    neurons: Range | None = None
+    """Share of the layer's feed-forward neurons to keep."""
+
+
+class SpaceSettings(Part):
+    """Which plans may be tried: a ratio of heads and a ratio of neuron blocks for each layer."""
+
+    heads: Range = Range()
+    """Share of attention heads to keep, in every layer; 0 removes the attention block."""
+    neurons: Range = Range()
+    """Share of feed-forward neurons to keep, in every layer; 0 removes the feed-forward block."""
+    neuron_block: int = Field(default=64, ge=1)
+    """Neurons are kept in blocks of this many, so that the matrices stay friendly to the hardware."""
+    layers: dict[int, LayerRanges] = {}
+    """Ranges of single layers by number, from 0, for example {"0": {"heads": {"low": 0.5}}}."""
+
+
+class TeacherSettings(Part):
+    """The dense model that is cut, compared with and distilled from; fine-tuned once per study."""
+
+    fine_tuned: bool = False
+    """Whether the checkpoint is a fine-tuned classifier already; then it is used as it is."""
+    epochs: float = Field(default=3.0, gt=0)
+    """Passes over the training rows."""
+    batch_size: int = Field(default=32, ge=1)
+    """Sentences per step."""
+    learning_rate: float = Field(default=3e-5, gt=0, lt=1)
+    """Peak learning rate of AdamW."""
+    warmup: Ratio = 0.1
+    """Share of the steps in which the learning rate rises; afterwards it falls linearly to zero."""
+    weight_decay: float = Field(default=0.01, ge=0)
+    """Decoupled weight decay of the matrices; biases and LayerNorm have none."""
+
+
+class ImportanceSettings(Part):
+    """How heads and neurons are ranked: the plan says how many stay, the ranking says which."""
+
+    method: Literal["fisher", "taylor", "magnitude"] = "fisher"
+    """Name of the score."""
+    rows: int = Field(default=512, ge=1)
+    """Training rows that the score is averaged over; magnitude needs none."""
+
+
+class RecoverySettings(Part):
+    """The brief fine-tune of a cut model."""
+
+    steps: int = Field(default=300, ge=0)
+    """Optimizer steps; 0 scores the raw cut."""
+    batch_size: int = Field(default=32, ge=1)
+    """Sentences per step."""
+    learning_rate: float = Field(default=1e-4, gt=0, lt=1)
+    """Peak learning rate of AdamW."""
+    warmup: Ratio = 0.1
+    """Share of the steps in which the learning rate rises; afterwards it falls linearly to zero."""
+    weight_decay: float = Field(default=0.01, ge=0)
+    """Decoupled weight decay of the matrices; biases and LayerNorm have none."""
+    distillation: Ratio = 0.9
+    """Weight of the distillation loss; the rest is cross-entropy on the labels."""
+    temperature: float = Field(default=2.0, gt=0)
+    """Softmax temperature of teacher and student in the distillation loss."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Autocast type of training and scoring; auto takes bf16 on accelerators that have it, else fp32."""
+
+
+class LatencySettings(Part):
+    """Conditions of the latency measurement, which the energy measurement and the MACs share."""
+
+    batch: int = Field(default=32, ge=1)
+    """Sequences per batch."""
+    tokens: int = Field(default=32, ge=1, le=512)
+    """Tokens per sequence, special tokens included."""
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads; null takes as many as the worker has."""
+    warmup: int = Field(default=3, ge=0)
+    """Batches that run before measuring starts."""
+    repeats: int = Field(default=20, ge=3)
+    """Batches measured; the value is their median."""
+
+
+class EnergySettings(Part):
+    """Source of the energy figure."""
+
+    source: Literal["auto", "nvml", "rapl", "model"] = "auto"
+    """nvml reads an NVIDIA board's counter, rapl a CPU's, model computes from operations; auto takes the first that
+    can be read. A study never mixes sources: auto is resolved when the study is created."""
+    window_s: float = Field(default=2.0, gt=0)
+    """Seconds that a counter is read over."""
+    picojoules_per_mac: float = Field(default=4.6, gt=0)
+    """Model only: energy of one fp32 multiply-accumulate (Horowitz, ISSCC 2014, 45 nm: 3.7 multiply + 0.9 add)."""
+    picojoules_per_byte: float = Field(default=162.5, gt=0)
+    """Model only: energy of one byte moved from DRAM (Horowitz, ISSCC 2014, 45 nm: 1.3 to 2.6 nJ per 64 bits,
+    1.3 nJ taken)."""
+
+
+class Bound(Part):
+    """A constraint on one quantity. A plan that breaks it is recorded as infeasible and never enters the front."""
+
+    at_least: float | None = None
+    """Smallest allowed value."""
+    at_most: float | None = None
+    """Largest allowed value."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.at_least is None and self.at_most is None:
+            raise ValueError("a constraint needs at_least, at_most or both")
+        return self
+
+
+class EngineSettings(Part):
+    """How the plans are chosen, and how many."""
+
+    trials: int = Field(default=100, ge=1)
+    """Completed trials in the whole study, also when it is resumed; may be raised later."""
+    sampler: Literal["nsga2", "nsga3", "tpe", "random"] = "nsga2"
+    """Name of the sampler."""
+    population: int | None = Field(default=None, ge=2)
+    """Plans in a generation of NSGA-II or NSGA-III; null takes a fifth of the trials, at least 8 and at most 50."""
+    seed: int = Field(default=0, ge=0)
+    """The study's seed; every random number comes from it."""
+    ladder: tuple[Ratio, ...] = (0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125)
+    """Uniform ratios that are tried first, after the dense model."""
+    failures_in_a_row: int = Field(default=10, ge=1)
+    """The search stops after this many failed trials in a row."""
+
+
+class Definition(Part):
+    """Everything that determines a study.
+
+    Example:
+        >>> Definition(name="mine", model="bert-base-uncased", data="reviews.csv").engine.sampler
+        'nsga2'
+    """
+
+    name: str = Field(min_length=1, max_length=200)
+    """Name of the study: letters, digits, dot, hyphen and underscore."""
+    model: str = "bert-base-uncased"
+    """BERT checkpoint: a name on the hub, or a folder with config.json, model.safetensors and a tokenizer."""
+    data: str
+    """Data: a data set on the hub, a folder with one file per split, or one file (CSV, TSV, JSON lines, Parquet)."""
+    task: Task = Task()
+    """What is classified."""
+    space: SpaceSettings = SpaceSettings()
+    """Which plans may be tried."""
+    teacher: TeacherSettings = TeacherSettings()
+    """The dense model."""
+    importance: ImportanceSettings = ImportanceSettings()
+    """Which heads and neurons stay."""
+    recovery: RecoverySettings = RecoverySettings()
+    """The fine-tune of a cut model."""
+    objectives: tuple[str, ...] = Field(default=("metric", "parameters", "latency_ms", "energy_mj"), min_length=1)
+    """The vector a trial returns; metric stands for the task's metric."""
+    constraints: dict[str, Bound] = {}
+    """Bounds by quantity, for example {"parameters": {"at_most": 50000000}}."""
+    latency: LatencySettings = LatencySettings()
+    """Conditions of the latency measurement."""
+    energy: EnergySettings = EnergySettings()
+    """Source of the energy figure."""
+    engine: EngineSettings = EngineSettings()
+    """How the plans are chosen."""
+
+    @field_validator("name")
+    @classmethod
+    def _check_name(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+            raise ValueError("a study's name starts with a letter or digit and holds letters, digits, '.', '-' and '_'")
+        return name
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len(set(self.objective_names)) != len(self.objective_names):
+            raise ValueError(f"objectives are {list(self.objective_names)}: each may stand there once")
+        return self
+
+    @property
+    def objective_names(self) -> tuple[str, ...]:
+        """The objectives with `metric` resolved to the task's metric."""
+        return tuple(self.task.metric if name == "metric" else name for name in self.objectives)
+
+    def to_json(self) -> str:
+        """The whole definition as one JSON object; `from_json` gives an equal definition back."""
+        return self.model_dump_json()
+
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON text, in hexadecimal."""
+        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+
+
+MAY_CHANGE = ("engine.trials", "engine.failures_in_a_row")
+"""Fields that may differ when a study is resumed: they say when to stop, not what a trial returns."""
+
+
+def build(values: dict[str, Any], *, source: str) -> Definition:
+    """Make a definition from nested values, with all errors at once.
+
+    Args:
+        values: Fields by name, nested as in the JSON text.
+        source: Where the values come from, for the error message.
+
+    Returns:
+        The definition.
+
+    Raises:
+        UserError: If any field is unknown or out of its range; all of them are named.
+    """
+    try:
+        return Definition.model_validate(values)
+    except ValidationError as error:
+        raise UserError(explain(error, source=source)) from None
+
+
+def from_json(text: str, *, source: str) -> Definition:
+    """Read a definition from its JSON text.
+
+    Args:
+        text: One JSON object.
+        source: Where the text comes from, for the error message.
+
+    Returns:
+        The definition.
+
+    Raises:
+        UserError: If the text is not a JSON object, or a field is unknown or out of its range.
+    """
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{source} is not JSON (line {error.lineno}: {error.msg}); write one JSON object") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{source} holds a JSON {type(values).__name__}; a definition is one JSON object")
+    return build(values, source=source)
+
+
+def from_file(path: Path) -> Definition:
+    """Read a definition from a JSON file.
+
+    Raises:
+        UserError: If the file cannot be read, or does not hold a definition.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"the definition file '{path}' cannot be read ({error}); name a JSON file") from None
+    return from_json(text, source=f"the definition file '{path}'")
+
+
+def explain(error: ValidationError, *, source: str) -> str:
+    """Turn pydantic's errors into one message that names each field, its value, the rule and the nearest name."""
+    return f"{source}: " + "; ".join(_explain_one(dict(item)) for item in error.errors(include_url=False))
+
+
+def _explain_one(item: dict[str, Any]) -> str:
+    path = [str(step) for step in item["loc"]]
+    name = ".".join(path)
+    if item["type"] == "extra_forbidden":
+        prefix = name.removesuffix(path[-1])
+        return unknown_name("field", name, [prefix + known for known in _fields_at(path[:-1])])
+    if item["type"] == "missing":
+        return f"field {name!r} is missing; give it a value"
+    rule = item["msg"].removeprefix("Value error, ")
+    value = item["input"]
+    shown = "" if isinstance(value, dict | BaseModel) else f" is {value!r}"
+    return f"{name}{shown}: {rule}" if name else rule
+
+
+def _fields_at(path: list[str]) -> list[str]:
+    """Names of the fields of the part that a path of field names leads to."""
+    part: Any = Definition
+    for step in path:
+        field = part.model_fields.get(step)
+        part = field.annotation if field is not None else part
+        if not (isinstance(part, type) and issubclass(part, BaseModel)):
+            return sorted(LayerRanges.model_fields | Bound.model_fields | Range.model_fields)
+    return list(part.model_fields)
+
+
+def differences(stored: Definition, given: Definition) -> list[str]:
+    """List what differs where it matters, one line per field.
+
+    Args:
+        stored: The definition that the study was created with.
+        given: The definition that it would be resumed with.
+
+    Returns:
+        Lines `field: stored -> given`, empty when the study may be resumed. Fields in `MAY_CHANGE` are passed over.
+    """
+    old, new = _flatten(stored.model_dump(mode="json")), _flatten(given.model_dump(mode="json"))
+    return [
+        f"{name}: {json.dumps(old.get(name))} -> {json.dumps(new.get(name))}"
+        for name in sorted(old | new)
+        if old.get(name) != new.get(name) and name not in MAY_CHANGE
+    ]
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

@@ -1,0 +1,1 @@
+"""The engine's room: the only importer of Optuna. Knows plans and values, not how a model is cut."""

@@ -1,0 +1,149 @@
+"""What is kept of a model, layer by layer, and what that costs in parameters: closed forms, no weights.
+
+Reference for the counts: `BertForSequenceClassification` of transformers 5 (pooler included).
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a dense BERT classifier.
+
+    Attributes:
+        layers: Number of encoder layers.
+        heads: Attention heads per layer.
+        head_size: Width of one head.
+        hidden: Width of the hidden states.
+        neurons: Feed-forward neurons per layer.
+        vocabulary: Rows of the word embedding.
+        positions: Rows of the position embedding.
+        token_types: Rows of the token-type embedding.
+        labels: Number of classes.
+    """
+
+    layers: int
+    heads: int
+    head_size: int
+    hidden: int
+    neurons: int
+    vocabulary: int
+    positions: int
+    token_types: int
+    labels: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many heads and neurons each layer keeps. Equal plans are one network.
+
+    Attributes:
+        heads: Heads kept, one number per layer.
+        neurons: Neurons kept, one number per layer.
+
+    Raises:
+        ValueError: If the two differ in length, are empty or hold a negative number.
+    """
+
+    heads: tuple[int, ...]
+    neurons: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not self.heads or len(self.heads) != len(self.neurons):
+            raise ValueError(f"a plan for {len(self.heads)} and {len(self.neurons)} layers: both must be equal, above 0")
+        if min(self.heads + self.neurons) < 0:
+            raise ValueError(f"a plan with a negative number: heads {self.heads}, neurons {self.neurons}")
+
+    @classmethod
+    def dense(cls, shape: Shape) -> Self:
+        """The plan that keeps everything."""
+        return cls(heads=(shape.heads,) * shape.layers, neurons=(shape.neurons,) * shape.layers)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists, for JSON."""
+        return {name: list(counts) for name, counts in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """The plan that `to_dict` wrote.
+
+        Raises:
+            ValueError: If `values` does not hold a plan.
+        """
+        return cls(heads=tuple(map(int, values["heads"])), neurons=tuple(map(int, values["neurons"])))
+
+    def __str__(self) -> str:
+        return f"heads {' '.join(map(str, self.heads))} | neurons {' '.join(map(str, self.neurons))}"
+
+
+def encoder_parameters(plan: Plan, shape: Shape) -> int:
+    """Count the parameters of the encoder.
+
+    A head holds 3·(H + 1)·d + d·H (query, key, value with biases, and its columns of the output projection), a neuron
+    2·H + 1. What every layer keeps, however little is left of it: the two output biases and the two LayerNorms, 6·H.
+
+    Args:
+        plan: Heads and neurons kept, layer by layer.
+        shape: Sizes of the dense model.
+
+    Returns:
+        Parameters of `model.bert.encoder`.
+
+    Example:
+        >>> bert_base = Shape(12, 12, 64, 768, 3072, 30522, 512, 2, 2)
+        >>> encoder_parameters(Plan.dense(bert_base), bert_base)
+        85054464
+    """
+    head = 3 * (shape.hidden + 1) * shape.head_size + shape.head_size * shape.hidden
+    neuron = 2 * shape.hidden + 1
+    return len(plan.heads) * 6 * shape.hidden + sum(plan.heads) * head + sum(plan.neurons) * neuron
+
+
+def total_parameters(plan: Plan, shape: Shape) -> int:
+    """Count all parameters: embeddings, encoder, pooler and classifier.
+
+    Args:
+        plan: Heads and neurons kept, layer by layer.
+        shape: Sizes of the dense model.
+
+    Returns:
+        Parameters of the whole classifier.
+
+    Example:
+        >>> bert_base = Shape(12, 12, 64, 768, 3072, 30522, 512, 2, 2)
+        >>> total_parameters(Plan.dense(bert_base), bert_base)
+        109483778
+    """
+    embeddings = (shape.vocabulary + shape.positions + shape.token_types + 2) * shape.hidden
+    pooler = (shape.hidden + 1) * shape.hidden
+    classifier = (shape.hidden + 1) * shape.labels
+    return embeddings + encoder_parameters(plan, shape) + pooler + classifier
+
+
+def encoder_macs(plan: Plan, shape: Shape, *, tokens: int) -> int:
+    """Count the multiply-accumulates of the encoder for one sequence.
+
+    A layer that keeps h heads of size d and w neurons, at hidden size H, costs
+    4·tokens·H·h·d (query, key, value, output) + 2·tokens²·h·d (scores, context) + 2·tokens·H·w (feed-forward).
+
+    Args:
+        plan: Heads and neurons kept, layer by layer.
+        shape: Sizes of the dense model.
+        tokens: Length of the sequence with its special tokens, at least 1.
+
+    Returns:
+        MACs. Biases, softmax, LayerNorm and embeddings are not counted.
+
+    Raises:
+        ValueError: If `tokens` is less than 1.
+
+    Reference:
+        Kwon et al. 2022, "A Fast Post-Training Pruning Framework for Transformers", cost model.
+    """
+    if tokens < 1:
+        raise ValueError(f"tokens is {tokens}: a sequence has at least 1 token")
+    width = sum(plan.heads) * shape.head_size
+    attention = 4 * tokens * shape.hidden * width + 2 * tokens**2 * width
+    return attention + 2 * tokens * shape.hidden * sum(plan.neurons)
+

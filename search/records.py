@@ -1,0 +1,99 @@
+"""A finished trial as plain data: what the analysis, the commands and the exports read. No Optuna, no torch."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from search.definition import Definition
+from search.plan import Plan, Shape
+
+State = Literal["complete", "failed", "running", "waiting"]
+
+
+@dataclass(frozen=True)
+class ObjectiveInfo:
+    """What an objective is: enough to print it and to compare values.
+
+    Attributes:
+        name: For example `latency_ms`.
+        unit: For example `ms`; empty for a share.
+        direction: Which way is better.
+    """
+
+    name: str
+    unit: str
+    direction: Literal["maximize", "minimize"]
+
+
+@dataclass(frozen=True)
+class Record:
+    """One trial.
+
+    Attributes:
+        trial: Number of the trial in its study, from 0.
+        state: What became of it.
+        plan: Heads and neurons kept; None where the trial ended before it had a plan.
+        ratios: The parameters in the study database, by dimension.
+        values: Objective values by name, empty unless complete.
+        quantities: Everything measured: for each name a dict of value, unit, source and spread
+            (`objectives.Measurement.to_dict`).
+        feasible: Whether it keeps all constraints. The front holds feasible trials only.
+        violations: By constrained quantity, how far over its bound (above 0 breaks it).
+        seconds: Time by stage.
+        seed: Seed that the trial's randomness came from; None where it was answered from another record.
+        answered_from: Number of the trial whose record answered this one, else None.
+        role: `dense`, `ladder` or `search`.
+        failure: Reason of a failed trial, else None.
+        conditions: Device, threads, versions and the source of the energy figure.
+    """
+
+    trial: int
+    state: State
+    plan: Plan | None = None
+    ratios: dict[str, float] = field(default_factory=dict)
+    values: dict[str, float] = field(default_factory=dict)
+    quantities: dict[str, dict[str, Any]] = field(default_factory=dict)
+    feasible: bool = True
+    violations: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    seed: int | None = None
+    answered_from: int | None = None
+    role: str = "search"
+    failure: str | None = None
+    conditions: dict[str, Any] = field(default_factory=dict)
+
+    def value(self, name: str) -> float:
+        """A measured quantity by name, objective or not.
+
+        Raises:
+            KeyError: If the trial did not measure it.
+        """
+        return self.values[name] if name in self.values else float(self.quantities[name]["value"])
+
+
+@dataclass(frozen=True)
+class StudyRecord:
+    """One study as plain data.
+
+    Attributes:
+        name: Name of the study.
+        definition: The definition it was created with.
+        objectives: Its objectives, in the order of the vector.
+        shape: Sizes of the dense model.
+        records: All trials, by number.
+    """
+
+    name: str
+    definition: Definition
+    objectives: tuple[ObjectiveInfo, ...]
+    shape: Shape
+    records: tuple[Record, ...]
+
+    @property
+    def complete(self) -> tuple[Record, ...]:
+        """The trials that have values."""
+        return tuple(record for record in self.records if record.state == "complete")
+
+    @property
+    def dense(self) -> Record | None:
+        """The trial that evaluated the dense model, or None where there is none yet."""
+        return next((record for record in self.complete if record.role == "dense"), None)
