@@ -56,7 +56,7 @@ class Task(Part):
     """Keep only the rows whose column has this value, for example {"source": "rotten_tomatoes"}."""
     train: str = "train"
     """Split to train on: name of a hub split, or of a file in the data folder (without its ending)."""
-    held_out: str | None = "validation"
+    held_out: str | None = None
     """Split that the search never sees, named likewise (validation also finds dev); null carves it out of train."""
     selection: str | None = None
     """Split that trials are scored on, named likewise; null carves it out of train."""

@@ -12,8 +12,8 @@ class UserError(Exception):
     """Something the user gave cannot be used. The message says what, why and what to do; nothing was written."""
 
 
-class TrialFailure(Exception):
-    """One plan could not be evaluated (its loss became NaN, say). The trial fails with this reason; the search goes on."""
+class TrialError(Exception):
+    """One plan could not be evaluated, its loss became NaN, say: the trial fails with this, the search goes on."""
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:

@@ -51,7 +51,9 @@ class Plan:
 
     def __post_init__(self) -> None:
         if not self.heads or len(self.heads) != len(self.neurons):
-            raise ValueError(f"a plan for {len(self.heads)} and {len(self.neurons)} layers: both must be equal, above 0")
+            raise ValueError(
+                f"a plan for {len(self.heads)} and {len(self.neurons)} layers: both must be equal, above 0"
+            )
         if min(self.heads + self.neurons) < 0:
             raise ValueError(f"a plan with a negative number: heads {self.heads}, neurons {self.neurons}")
 
@@ -146,4 +148,3 @@ def encoder_macs(plan: Plan, shape: Shape, *, tokens: int) -> int:
     width = sum(plan.heads) * shape.head_size
     attention = 4 * tokens * shape.hidden * width + 2 * tokens**2 * width
     return attention + 2 * tokens * shape.hidden * sum(plan.neurons)
-

@@ -71,6 +71,23 @@ class Record:
 
 
 @dataclass(frozen=True)
+class Evaluation:
+    """What the evaluation of one plan gave, as plain data.
+
+    Attributes:
+        quantities: Everything measured, by name (`objectives.Measurement.to_dict`).
+        violations: By constrained quantity, how far over its bound; above 0 breaks it.
+        seconds: Time by stage.
+        conditions: Device, threads, versions and the source of the energy figure.
+    """
+
+    quantities: dict[str, dict[str, Any]]
+    violations: dict[str, float]
+    seconds: dict[str, float]
+    conditions: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class StudyRecord:
     """One study as plain data.
 

@@ -83,11 +83,13 @@ class Space:
         for layer in settings.layers:
             if not 0 <= layer < shape.layers:
                 raise UserError(
-                    f"space.layers names layer {layer}; the model has the layers 0 to {shape.layers - 1}; use one of these"
+                    f"space.layers names layer {layer}; the model has the layers 0 to {shape.layers - 1}; "
+                    "use one of these"
                 )
         if settings.neuron_block > shape.neurons:
             raise UserError(
-                f"space.neuron_block is {settings.neuron_block}; a layer has {shape.neurons} neurons; use a smaller block"
+                f"space.neuron_block is {settings.neuron_block}; a layer has {shape.neurons} neurons; "
+                "use a smaller block"
             )
         blocks = math.ceil(shape.neurons / settings.neuron_block)
         dimensions = []

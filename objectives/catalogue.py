@@ -1,0 +1,59 @@
+"""Which objectives are built in."""
+
+import torch
+
+from objectives.energy.choose import MODEL, open_meter, resolve
+from objectives.energy.counted import Energy
+from objectives.energy.operations import ModelledEnergy
+from objectives.inference import Conditions
+from objectives.latency import Latency
+from objectives.macs import Macs
+from objectives.objective import Objective
+from objectives.quality import METRICS, Quality
+from objectives.size import EncoderParameters, EncoderShare, Parameters
+
+
+def built_in(
+    *,
+    dense_encoder_parameters: int,
+    conditions: Conditions,
+    device: torch.device,
+    energy_source: str,
+    energy_window_s: float,
+    picojoules_per_mac: float,
+    picojoules_per_byte: float,
+) -> dict[str, Objective]:
+    """Make every built-in objective for one device.
+
+    Args:
+        dense_encoder_parameters: Parameters of the dense model's encoder, which shares are taken of.
+        conditions: How a model is run for latency and energy; MACs and modelled energy take batch and tokens from it.
+        device: The device that the models are measured on.
+        energy_source: `nvml`, `rapl`, `model`, or `auto` for the first of them that can be read.
+        energy_window_s: Seconds that an energy counter is read over.
+        picojoules_per_mac: Modelled energy of one fp32 multiply-accumulate, in pJ.
+        picojoules_per_byte: Modelled energy of one byte moved, in pJ.
+
+    Returns:
+        Objectives by name. A study's own are added to this dict.
+
+    Raises:
+        MeasurementUnavailable: If an energy source asked for by name cannot be read.
+        ValueError: If a number is out of its range, or there is no energy source of that name.
+    """
+    source = resolve(energy_source, device)
+    energy: Objective = (
+        ModelledEnergy(conditions, picojoules_per_mac, picojoules_per_byte)
+        if source == MODEL
+        else Energy(conditions, open_meter(source, device), energy_window_s)
+    )
+    objectives: list[Objective] = [
+        *(Quality(name) for name in METRICS),
+        Parameters(),
+        EncoderParameters(),
+        EncoderShare(dense_encoder_parameters),
+        Macs(conditions.tokens),
+        Latency(conditions),
+        energy,
+    ]
+    return {objective.name: objective for objective in objectives}

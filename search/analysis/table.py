@@ -1,0 +1,140 @@
+"""The front as rows: for pandas, for JSON and for the terminal.
+
+Every text that a user can choose reaches the terminal as `rich.text.Text`, which knows no markup.
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+
+import pandas as pd
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from search.analysis.front import front
+from search.analysis.quantities import COUNTS, KEPT, quantity, short
+from search.records import ObjectiveInfo, Record, StudyRecord
+
+POINT = ("accuracy", "encoder_share", "parameters", "latency_ms", "energy_mj")
+"""Quantities that every point of `points` names, measured or not."""
+
+
+def front_frame(study: StudyRecord) -> pd.DataFrame:
+    """The front as a table, one row per point, best first by the first objective.
+
+    Args:
+        study: The study.
+
+    Returns:
+        Columns `trial`, `role`, the objectives by name (their unit is in the name), `kept` (share of the dense model's
+        task metric), `encoder_share`, `encoder_parameters`, `heads` and `neurons` (kept layer by layer, for example
+        `12 12 9 7 3 6`). What was not measured is missing (NaN). An empty front has the columns and no rows.
+    """
+    names = _unique([objective.name for objective in study.objectives], KEPT, "encoder_share", "encoder_parameters")
+    columns = ["trial", "role", *names, "heads", "neurons"]
+    rows = [
+        {
+            "trial": record.trial,
+            "role": record.role,
+            **{name: quantity(study, record, name) for name in names},
+            "heads": _counts(record.plan.heads) if record.plan else None,
+            "neurons": _counts(record.plan.neurons) if record.plan else None,
+        }
+        for record in front(study)
+    ]
+    frame = pd.DataFrame(rows, columns=columns)
+    return frame.astype({name: float for name in names if name not in COUNTS or frame[name].hasnans})
+
+
+def points(study: StudyRecord) -> list[dict[str, Any]]:
+    """The front as plain values for JSON, best first by the first objective.
+
+    Args:
+        study: The study.
+
+    Returns:
+        One dict per point: `trial`, the quantities of `POINT`, all objectives, `kept` and `role`. Sizes are whole
+        numbers; what was not measured is None, never NaN.
+    """
+    names = _unique([*POINT, *(objective.name for objective in study.objectives)], KEPT)
+    return [
+        {"trial": record.trial, **{name: quantity(study, record, name) for name in names}, "role": record.role}
+        for record in front(study)
+    ]
+
+
+def render_front(study: StudyRecord) -> Table:
+    """The front for a terminal of 100 columns, the dense model first for comparison.
+
+    The dense row stands there even where the dense model is dominated. Neurons are in blocks of the definition's
+    `space.neuron_block`, a block begun counted as a whole one.
+
+    Args:
+        study: The study.
+
+    Returns:
+        A table whose cells hold no markup. Long plans wrap within their cells.
+    """
+    members, dense = front(study), study.dense
+    block = study.definition.space.neuron_block
+    listed = "1 point" if len(members) == 1 else f"{len(members)} points"
+    table = Table(
+        title=Text(f"Front of study {study.name}: {listed}", style="bold"),
+        title_justify="left",
+        caption=Text("heads and neurons layer by layer; 12x3 is 12 in three layers in a row"),
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    columns = _front_columns(study.objectives)
+    table.add_column("trial", overflow="fold")
+    for header in columns.values():
+        table.add_column(Text(header), justify="right", overflow="fold")
+    table.add_column("heads", overflow="fold")
+    table.add_column(Text(f"neurons / {block}"), overflow="fold")
+    for record in (*((dense,) if dense else ()), *(member for member in members if member is not dense)):
+        table.add_row(
+            Text(_label(record)),
+            *(Text(short(name, quantity(study, record, name)), no_wrap=True) for name in columns),
+            Text(_runs(record.plan.heads) if record.plan else "-"),
+            Text(_runs([math.ceil(kept / block) for kept in record.plan.neurons]) if record.plan else "-"),
+            style="dim" if record is dense else None,
+        )
+    return table
+
+
+def _front_columns(objectives: Sequence[ObjectiveInfo]) -> dict[str, str]:
+    """Headers by quantity: the objectives, what is kept of the metric, and the share of the encoder."""
+    named = {objective.name: _header(objective) for objective in objectives}
+    return {**named, KEPT: "metric\nkept", "encoder_share": "encoder\nkept"}
+
+
+def _header(objective: ObjectiveInfo) -> str:
+    """Name and unit on two lines, the unit once; spaces let a long name wrap."""
+    suffix = f"_{objective.unit}"
+    if objective.unit and objective.name.lower().endswith(suffix.lower()):
+        return f"{objective.name[: -len(suffix)].replace('_', ' ')}\n{objective.unit}"
+    return objective.name.replace("_", " ")
+
+
+def _label(record: Record) -> str:
+    """Number of the trial, and its role where that is not the search's."""
+    return str(record.trial) if record.role == "search" else f"{record.trial} {record.role}"
+
+
+def _counts(counts: Sequence[int]) -> str:
+    return " ".join(map(str, counts))
+
+
+def _runs(counts: Sequence[int]) -> str:
+    """The counts with equal neighbours drawn together: `12x3 9 7` for 12, 12, 12, 9, 7."""
+    runs = [(count, len(list(equal))) for count, equal in groupby(counts)]
+    return " ".join(str(count) if length == 1 else f"{count}x{length}" for count, length in runs)
+
+
+def _unique(names: list[str], *others: str) -> list[str]:
+    return list(dict.fromkeys([*names, *others]))

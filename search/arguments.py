@@ -1,0 +1,109 @@
+"""The command line of a study script: every field of its definition, from its types, plus where the study lives.
+
+python studies/sst2.py --recovery.steps 300 --space.heads.low 0.25 --dry-run
+"""
+
+import os
+import re
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from pydantic import Field, ValidationError, create_model
+from pydantic_settings import (
+    BaseSettings,
+    CliApp,
+    CliSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from search.definition import Definition, build, explain
+from search.errors import UserError, unknown_name
+
+STORAGE_VARIABLE = "PARETOBERT_STORAGE"
+"""Environment variable that names the study database."""
+
+
+class Options(BaseSettings):
+    """Where a study runs and is kept; none of it changes what a trial returns."""
+
+    model_config = SettingsConfigDict(extra="forbid", use_attribute_docstrings=True, cli_implicit_flags=True)
+
+    storage: str | None = None
+    """Study database (an SQLAlchemy URL); by default PARETOBERT_STORAGE, else sqlite:///runs/NAME/study.db."""
+    artifacts: str | None = None
+    """Folder of the teacher, the tokens and the importance scores; by default runs/NAME/artifacts."""
+    device: str = "auto"
+    """Where to train and measure: cpu, cuda, cuda:1, mps; auto takes a GPU where there is one."""
+    dry_run: bool = Field(default=False, alias="dry-run")
+    """Print the resolved definition and the size of the space, and train nothing."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 # by protocol, as the other sources
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take the command line only: an environment variable that happens to be called NAME or DATA means nothing."""
+        return (init_settings,)
+
+
+def default_storage(name: str) -> str:
+    """The study database of a study: `PARETOBERT_STORAGE`, else the SQLite file in `runs/NAME`."""
+    return os.environ.get(STORAGE_VARIABLE) or f"sqlite:///runs/{name}/study.db"
+
+
+class _Parser(ArgumentParser):
+    """An argument parser whose errors are `UserError`s, with the nearest name where one is unknown."""
+
+    def error(self, message: str) -> NoReturn:
+        unknown = re.match(r"unrecognized arguments: (--[^\s=]+)", message)
+        if unknown is None:
+            raise UserError(f"{message}; --help lists the arguments")
+        known = [option for action in self._actions for option in action.option_strings if option.startswith("--")]
+        raise UserError(unknown_name("argument", unknown[1], known).split(" Known:")[0] + " --help lists them all")
+
+
+def parse(definition: Definition, arguments: Sequence[str], *, program: str) -> tuple[Definition, Options]:
+    """Override a definition from the command line.
+
+    Args:
+        definition: What the study script says.
+        arguments: The command line, without the program's name.
+        program: Name shown in the help text.
+
+    Returns:
+        The overridden definition, and where it runs.
+
+    Raises:
+        UserError: If an argument is unknown, or a value is out of its range.
+        SystemExit: After `--help`.
+    """
+    fields: dict[str, Any] = {
+        name: (field.annotation, Field(default=getattr(definition, name), description=field.description))
+        for name, field in Definition.model_fields.items()
+    }
+    model = create_model("Arguments", __base__=Options, **fields)
+    model.model_config["nested_model_default_partial_update"] = True
+    parser = _Parser(
+        prog=program, allow_abbrev=False, description=f"Search pruned variants: the study {definition.name!r}."
+    )
+    source: CliSettingsSource[Any] = CliSettingsSource(
+        model,
+        root_parser=parser,
+        cli_implicit_flags=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+        cli_parse_none_str="null",
+    )
+    try:
+        given = CliApp.run(model, cli_args=list(arguments), cli_settings_source=source)
+    except ValidationError as error:
+        raise UserError(explain(error, source="the command line")) from None
+    values = given.model_dump(mode="json")
+    options = {name: values.pop(name) for name in Options.model_fields}
+    return build(values, source="the command line"), Options.model_construct(**options)

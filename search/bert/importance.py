@@ -1,0 +1,277 @@
+"""How much each head and each neuron matters, so that the least important ones are cut first.
+
+Fisher and Taylor ask what would happen if a unit were scaled down. Each unit u of each layer gets a factor m_u = 1 on
+what it sends into the block's output projection, separately for every sentence i:
+
+    attention:     context (tokens, heads*d) * m_u --> attention.output.dense
+    feed-forward:  activation (tokens, neurons) * m_u --> output.dense        loss_i --backward--> g_iu = dloss_i/dm_u
+
+Because m multiplies the value a of the unit at every token, g_iu is also the sum over tokens of a * dloss_i/da.
+The factors are put in by hooks: transformers 5 accepts `head_mask` and ignores it.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import cross_entropy
+from transformers import BertForSequenceClassification
+
+from search.bert.pruned import plan_of, shape_of
+from search.errors import UserError, unknown_name
+from search.plan import Plan
+
+Batch = Mapping[str, Tensor]
+"""`input_ids`, `attention_mask` and perhaps `token_type_ids`, each (batch, tokens), and `labels` (batch,)."""
+
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+"""What of a batch goes into the model; other entries are passed over."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Importance of every head and neuron of a dense model; higher is kept longer.
+
+    Scores of heads and of neurons, and those of different methods, are not on one scale.
+
+    Attributes:
+        heads: Scores (layers, heads), float64 on the CPU.
+        neurons: Scores (layers, neurons), float64 on the CPU.
+
+    Raises:
+        ValueError: If the two are not such tensors of equally many layers, or a score is not finite.
+    """
+
+    heads: Tensor
+    neurons: Tensor
+
+    def __post_init__(self) -> None:
+        for kind, scores in (("heads", self.heads), ("neurons", self.neurons)):
+            if scores.dim() != 2 or scores.dtype != torch.float64 or scores.device.type != "cpu":
+                form = f"{tuple(scores.shape)} {scores.dtype} on {scores.device}"
+                raise ValueError(f"scores of {kind} are {form}: they must be (layers, {kind}) float64 on the CPU")
+            if not bool(scores.isfinite().all()):
+                raise ValueError(f"a score of {kind} is not finite: the model's weights or its loss are not finite")
+        if len(self.heads) != len(self.neurons):
+            raise ValueError(f"scores of {len(self.heads)} and {len(self.neurons)} layers: both must be equal")
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """The scores by name, for a safetensors file."""
+        return {"heads": self.heads, "neurons": self.neurons}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
+        """The scores that `to_tensors` gave.
+
+        Raises:
+            ValueError: If `tensors` does not hold scores.
+        """
+        missing = {"heads", "neurons"} - tensors.keys()
+        if missing:
+            raise ValueError(f"tensors {sorted(tensors)} hold no scores: {sorted(missing)} missing")
+        return cls(heads=tensors["heads"], neurons=tensors["neurons"])
+
+
+class Method(Protocol):
+    """A way to score a dense model. It leaves the model's weights, gradients, hooks and mode as they were."""
+
+    def __call__(self, model: BertForSequenceClassification, batches: Iterable[Batch]) -> Scores:
+        """Score all heads and neurons of `model` on the sentences of `batches`."""
+
+
+def importance(method: str, model: BertForSequenceClassification, batches: Iterable[Batch]) -> Scores:
+    """Score all heads and neurons of a dense model.
+
+    Args:
+        method: A name in `METHODS`.
+        model: The dense classifier, on any device and in any mode; left as it was.
+        batches: Labelled sentences. How they are divided into batches, and the order, move the scores by rounding only.
+
+    Returns:
+        The scores; the same for the same arguments.
+
+    Raises:
+        UserError: If there is no such method.
+        ValueError: If the model is pruned, a score that needs sentences gets none, or a score is not finite.
+
+    Reference:
+        The functions in `METHODS` name theirs.
+    """
+    if method not in METHODS:
+        raise UserError(unknown_name("importance", method, METHODS))
+    if plan_of(model.config) != Plan.dense(shape_of(model)):
+        raise ValueError(f"the model holds {plan_of(model.config)}: importance is scored on the dense model")
+    return METHODS[method](model, batches)
+
+
+def fisher(model: BertForSequenceClassification, batches: Iterable[Batch]) -> Scores:
+    """Score by the diagonal of the empirical Fisher information: the mean over sentences of g_iu squared.
+
+    Args:
+        model: The dense classifier.
+        batches: Labelled sentences.
+
+    Returns:
+        Scores in squared units of the loss (nats).
+
+    Raises:
+        ValueError: If there are no sentences.
+
+    Reference:
+        Kwon et al. 2022, "A Fast Post-Training Pruning Framework for Transformers": the diagonal
+        Fisher information of the mask variables.
+    """
+    return _mean_over_sentences(model, batches, torch.square)
+
+
+def taylor(model: BertForSequenceClassification, batches: Iterable[Batch]) -> Scores:
+    """Score by the first-order change of the loss when a unit is removed: the mean over sentences of |g_iu|.
+
+    Args:
+        model: The dense classifier.
+        batches: Labelled sentences.
+
+    Returns:
+        Scores in units of the loss (nats).
+
+    Raises:
+        ValueError: If there are no sentences.
+
+    Reference:
+        Michel, Levy, Neubig 2019, "Are Sixteen Heads Really Better than One?", the score I_h of heads; Molchanov et al.
+        2017, "Pruning Convolutional Neural Networks for Resource Efficient Inference", the Taylor criterion.
+    """
+    return _mean_over_sentences(model, batches, torch.abs)
+
+
+def magnitude(model: BertForSequenceClassification, batches: Iterable[Batch]) -> Scores:  # noqa: ARG001 # by protocol
+    """Score by the Euclidean norm of all the parameters that go when a unit is cut, the biases included.
+
+    Args:
+        model: The dense classifier.
+        batches: Not read.
+
+    Returns:
+        Scores in units of the weights.
+
+    Reference:
+        Han et al. 2015, "Learning both Weights and Connections for Efficient Neural Networks", for whole units.
+    """
+    heads, neurons = [], []
+    for layer in model.bert.encoder.layer:
+        block: Any = layer
+        attention = block.attention.self
+        into = [attention.query, attention.key, attention.value]
+        squares = _squares(into, block.attention.output.dense)
+        heads.append(squares.view(attention.num_attention_heads, -1).sum(dim=1).sqrt())
+        neurons.append(_squares([block.intermediate.dense], block.output.dense).sqrt())
+    return Scores(heads=torch.stack(heads), neurons=torch.stack(neurons))
+
+
+METHODS: dict[str, Method] = {"fisher": fisher, "taylor": taylor, "magnitude": magnitude}
+"""The scores by name."""
+
+
+def _squares(into: list[nn.Linear], out: nn.Linear) -> Tensor:
+    """Sum of the squared parameters of each channel (channels,): rows of `into`, columns of `out`."""
+    total = _exact(out.weight).square().sum(dim=0)
+    for projection in into:
+        total = total + _exact(projection.weight).square().sum(dim=1) + _exact(projection.bias).square()
+    return total
+
+
+def _exact(values: Tensor) -> Tensor:
+    return values.detach().to("cpu", torch.float64)
+
+
+def _mean_over_sentences(
+    model: BertForSequenceClassification, batches: Iterable[Batch], score: Callable[[Tensor], Tensor]
+) -> Scores:
+    """Average `score` of the gradients g_iu over all sentences, in float64."""
+    shape = shape_of(model)
+    heads = torch.zeros(shape.layers, shape.heads, dtype=torch.float64)
+    neurons = torch.zeros(shape.layers, shape.neurons, dtype=torch.float64)
+    sentences = 0
+    with _evaluating(model):
+        for batch in batches:
+            of_heads, of_neurons = _gradients(model, batch)
+            heads += score(of_heads).sum(dim=0)
+            neurons += score(of_neurons).sum(dim=0)
+            sentences += len(of_heads)
+    if sentences == 0:
+        raise ValueError("importance on 0 sentences: at least 1 is needed")
+    return Scores(heads=heads / sentences, neurons=neurons / sentences)
+
+
+def _gradients(model: BertForSequenceClassification, batch: Batch) -> tuple[Tensor, Tensor]:
+    """The gradients g_iu of one batch.
+
+    One backward pass gives them for all sentences: each has its own factors, and the losses are summed, so that no
+    sentence's factors reach another one's loss. The attention backend is fixed, as some others round differently from
+    run to run.
+
+    Returns:
+        (batch, layers, heads) and (batch, layers, neurons), float64 on the CPU.
+    """
+    shape = shape_of(model)
+    batch = {name: values.to(model.device) for name, values in batch.items()}
+    size = len(batch["input_ids"])
+    heads = _ones(model, size, shape.layers, shape.heads)
+    neurons = _ones(model, size, shape.layers, shape.neurons)
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), _factors(model, heads, neurons):
+        logits = model(**{name: batch[name] for name in INPUTS if name in batch}).logits
+        loss = cross_entropy(logits, batch["labels"], reduction="sum")
+        of_heads, of_neurons = torch.autograd.grad(loss, (heads, neurons))
+    return _exact(of_heads), _exact(of_neurons)
+
+
+def _ones(model: BertForSequenceClassification, *size: int) -> Tensor:
+    return torch.ones(*size, device=model.device, dtype=model.dtype, requires_grad=True)
+
+
+@contextmanager
+def _factors(model: BertForSequenceClassification, heads: Tensor, neurons: Tensor) -> Iterator[None]:
+    """Multiply what each unit sends into its output projection by its factor, as long as the context lasts.
+
+    Args:
+        model: The dense classifier.
+        heads: Factors (batch, layers, heads).
+        neurons: Factors (batch, layers, neurons).
+    """
+    handles = []
+    try:
+        for number, layer in enumerate(model.bert.encoder.layer):
+            block: Any = layer
+            for projection, factors in ((block.attention.output.dense, heads), (block.output.dense, neurons)):
+                handles.append(projection.register_forward_pre_hook(_scale_by(factors[:, number])))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _scale_by(factors: Tensor) -> Callable[[nn.Module, tuple[Tensor]], Tensor]:
+    """A hook that scales the channels of each unit; inputs (batch, tokens, units*d), factors (batch, units)."""
+
+    def hook(_module: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+        (values,) = inputs
+        by_unit = values.view(*values.shape[:-1], factors.shape[1], -1)
+        return (by_unit * factors[:, None, :, None]).flatten(-2)
+
+    return hook
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Switch dropout off, and give every module its mode back afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

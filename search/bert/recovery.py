@@ -1,0 +1,84 @@
+"""Train a cut model back: cross-entropy on the labels, and distillation from the dense teacher.
+
+The teacher's logits on the training rows are computed once per study, so that a step costs one forward and one backward
+pass of the cut model, and none of the teacher.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from search.bert.encoding import Encoded
+from search.bert.training import Loss, OnStep, Schedule, train
+from search.definition import RecoverySettings
+
+
+def cross_entropy() -> Loss:
+    """The loss of plain fine-tuning: cross-entropy of the labels, mean over the batch."""
+    return lambda logits, labels, _rows: functional.cross_entropy(logits, labels)
+
+
+def distillation(teacher_logits: Tensor, *, weight: float, temperature: float) -> Loss:
+    """The loss of recovery: `weight` · T² · KL(teacher ‖ student) at temperature T, the rest cross-entropy.
+
+    Args:
+        teacher_logits: The teacher's logits (training rows, labels), on the device of the student.
+        weight: Share of the distillation loss, 0 to 1.
+        temperature: Softmax temperature T of both.
+
+    Returns:
+        The loss, mean over the batch. T² keeps the gradients' size independent of T.
+
+    Reference:
+        Hinton et al. 2015, "Distilling the Knowledge in a Neural Network", section 2.
+    """
+    log_teacher = functional.log_softmax(teacher_logits.float() / temperature, dim=-1)
+
+    def loss(logits: Tensor, labels: Tensor, rows: list[int]) -> Tensor:
+        target = log_teacher[torch.as_tensor(rows, device=log_teacher.device)]
+        student = functional.log_softmax(logits / temperature, dim=-1)
+        soft = functional.kl_div(student, target, reduction="batchmean", log_target=True) * temperature**2
+        if weight == 1.0:
+            return soft
+        return weight * soft + (1.0 - weight) * functional.cross_entropy(logits, labels)
+
+    return loss
+
+
+def recover(
+    model: nn.Module,
+    rows: Encoded,
+    teacher_logits: Tensor,
+    settings: RecoverySettings,
+    *,
+    pad_id: int,
+    seed: int,
+    on_step: OnStep,
+) -> None:
+    """Recover a cut model in place.
+
+    Args:
+        model: The cut model, on the device to train on.
+        rows: The training split.
+        teacher_logits: The teacher's logits on it (rows, labels).
+        settings: Steps, rates and the weight of distillation.
+        pad_id: Number of the padding token.
+        seed: Seed of the batches' order and of dropout.
+        on_step: Told after each step.
+
+    Raises:
+        TrialError: If the loss stops being a finite number.
+    """
+    device = next(model.parameters()).device
+    loss = cross_entropy()
+    if settings.distillation > 0:
+        loss = distillation(teacher_logits.to(device), weight=settings.distillation, temperature=settings.temperature)
+    schedule = Schedule(
+        steps=settings.steps,
+        batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        warmup=settings.warmup,
+        weight_decay=settings.weight_decay,
+        precision=settings.precision,
+    )
+    train(model, rows, loss, schedule, pad_id=pad_id, seed=seed, on_step=on_step)

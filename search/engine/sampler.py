@@ -1,0 +1,170 @@
+"""Who proposes the next plan: Optuna's samplers by name, behind one wrapper that closes their traps.
+
+- Parameters are ratios on a grid; the samplers draw real numbers. The wrapper snaps them, so equal plans have equal
+  parameters, and draws again when a plan is already in the study.
+- NSGA-II gives no generation to a trial whose parameters were all queued, so it would never become a parent. The
+  wrapper gives every trial its generation.
+- A sampler with the same seed repeats its samples when a search is resumed. The seed here depends on how many trials
+  there are already, and on the worker.
+"""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from optuna.distributions import BaseDistribution
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import BaseSampler, NSGAIIISampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.samplers._ga import BaseGASampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from search.definition import EngineSettings
+from search.space import Space
+
+REDRAWS = 20
+"""How often a plan that is in the study already is drawn again."""
+
+
+def population_size(settings: EngineSettings) -> int:
+    """Plans per generation: the definition's, or a fifth of the trials, at least 8 and at most 50.
+
+    A population as large as the number of trials would make NSGA-II a random search.
+
+    Example:
+        >>> [population_size(EngineSettings(trials=n)) for n in (24, 100, 1000)]
+        [8, 20, 50]
+    """
+    return settings.population or min(max(settings.trials // 5, 8), 50)
+
+
+def worker_seed(seed: int, *, worker: int, trials: int) -> int:
+    """A seed that no other worker and no earlier start of this worker had.
+
+    Args:
+        seed: The study's seed.
+        worker: Number of the worker.
+        trials: Trials in the study when the worker starts.
+    """
+    return int(np.random.SeedSequence([seed, worker, trials]).generate_state(1)[0])
+
+
+def _nsga2(population: int, seed: int) -> BaseSampler:
+    return NSGAIISampler(population_size=population, seed=seed)
+
+
+def _nsga3(population: int, seed: int) -> BaseSampler:
+    return NSGAIIISampler(population_size=population, seed=seed)
+
+
+def _tpe(population: int, seed: int) -> BaseSampler:
+    return TPESampler(n_startup_trials=population, multivariate=True, seed=seed)
+
+
+def _random(_population: int, seed: int) -> BaseSampler:
+    return RandomSampler(seed=seed)
+
+
+BY_NAME: Mapping[str, Callable[[int, int], BaseSampler]] = {
+    "nsga2": _nsga2,
+    "nsga3": _nsga3,
+    "tpe": _tpe,
+    "random": _random,
+}
+"""Samplers by name: from population and seed to an Optuna sampler."""
+
+
+class PlanSampler(BaseSampler):
+    """An Optuna sampler whose samples are plans.
+
+    Args:
+        inner: The sampler that draws.
+        space: The study's dimensions.
+        seed: Seed of the draws that are this wrapper's own.
+    """
+
+    def __init__(self, inner: BaseSampler, space: Space, *, seed: int) -> None:
+        self.inner = inner
+        self._dimensions = {dimension.name: dimension for dimension in space.dimensions}
+        self._random = np.random.default_rng(seed)
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        """Give the trial its generation, whether or not its parameters were queued."""
+        if isinstance(self.inner, BaseGASampler):
+            self.inner.get_trial_generation(study, trial)
+        self.inner.before_trial(study, trial)
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """The dimensions that are sampled together."""
+        return self.inner.infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Draw a plan on the grid that the study does not hold yet, if `REDRAWS` draws and steps find one."""
+        seen = {self._key(t.params or t.system_attrs.get("fixed_params", {})) for t in study.get_trials(deepcopy=False)}
+        sample: dict[str, Any] = {}
+        for _ in range(REDRAWS):
+            drawn = self.inner.sample_relative(study, trial, search_space)
+            if not drawn:
+                return {}
+            # NSGA-II leaves a ratio that shall mutate out of its draw, to be drawn alone.
+            sample = {
+                name: self._snap(name, drawn[name])
+                if name in drawn
+                else self.sample_independent(study, trial, name, distribution)
+                for name, distribution in search_space.items()
+            }
+            if self._key(sample) not in seen:
+                return sample
+        return self._step_aside(sample, seen)
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """Draw one ratio on its grid."""
+        return self._snap(param_name, self.inner.sample_independent(study, trial, param_name, param_distribution))
+
+    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
+        """Pass the finished trial on."""
+        self.inner.after_trial(study, trial, state, values)
+
+    def reseed_rng(self) -> None:
+        """Pass the wish for a fresh seed on."""
+        self.inner.reseed_rng()
+
+    def _snap(self, name: str, value: Any) -> Any:
+        dimension = self._dimensions.get(name)
+        return value if dimension is None else dimension.snap(float(value))
+
+    def _key(self, params: Mapping[str, Any]) -> tuple[int, ...]:
+        return tuple(round(params.get(name, -1) * d.units) for name, d in self._dimensions.items())
+
+    def _step_aside(self, sample: dict[str, Any], seen: set[tuple[int, ...]]) -> dict[str, Any]:
+        """Move random dimensions by one unit until the plan is new; a converged population repeats itself otherwise."""
+        movable = [d for d in self._dimensions.values() if d.choices > 1 and d.name in sample]
+        for _ in range(REDRAWS if movable else 0):
+            dimension = movable[self._random.integers(len(movable))]
+            step = self._random.choice((-1, 1)) / dimension.units
+            sample[dimension.name] = dimension.snap(sample[dimension.name] + step)
+            if self._key(sample) not in seen:
+                break
+        return sample
+
+
+def make(settings: EngineSettings, space: Space, *, population: int, worker: int, trials: int) -> PlanSampler:
+    """The sampler of one worker.
+
+    Args:
+        settings: The definition's engine settings.
+        space: The study's dimensions.
+        population: Plans per generation, as fixed when the study was created.
+        worker: Number of the worker.
+        trials: Trials in the study when the worker starts.
+    """
+    seed = worker_seed(settings.seed, worker=worker, trials=trials)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        inner = BY_NAME[settings.sampler](population, seed)
+    return PlanSampler(inner, space, seed=seed)

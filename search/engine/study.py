@@ -1,0 +1,219 @@
+"""One study in its database: create it, compare it, read it back as plain records.
+
+The database is self-contained: the definition stands in it as JSON, with the sizes of the model and the objectives, so
+that every command works from the storage and the study's name alone.
+"""
+
+import warnings
+from dataclasses import asdict, dataclass
+from typing import cast
+
+import optuna
+from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning
+from optuna.storages import BaseStorage
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from search import definition as definitions
+from search.definition import Definition
+from search.engine import attributes
+from search.engine.sampler import population_size
+from search.errors import UserError, unknown_name
+from search.plan import Plan, Shape
+from search.records import ObjectiveInfo, Record, State, StudyRecord
+from search.space import Space
+
+STATES: dict[TrialState, State] = {
+    TrialState.COMPLETE: "complete",
+    TrialState.FAIL: "failed",
+    TrialState.PRUNED: "failed",
+    TrialState.RUNNING: "running",
+    TrialState.WAITING: "waiting",
+}
+
+LOST = "its worker was lost"
+"""Reason of a failed trial that could not say its own."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a study says about itself.
+
+    Attributes:
+        definition: The definition it was created with.
+        shape: Sizes of the dense model.
+        objectives: Its objectives, in the order of the vector.
+        energy_source: `nvml`, `rapl` or `model`.
+        population: Plans per generation.
+    """
+
+    definition: Definition
+    shape: Shape
+    objectives: tuple[ObjectiveInfo, ...]
+    energy_source: str
+    population: int
+
+
+def names(storage: BaseStorage) -> list[str]:
+    """Names of all studies in a storage."""
+    return optuna.get_all_study_names(storage)
+
+
+def find(storage: BaseStorage, name: str) -> Study | None:
+    """The study of that name, or None where there is none."""
+    if name not in names(storage):
+        return None
+    return optuna.load_study(study_name=name, storage=storage)
+
+
+def get(storage: BaseStorage, name: str) -> Study:
+    """The study of that name.
+
+    Raises:
+        UserError: If the storage holds no such study; the studies that it holds are listed.
+    """
+    study = find(storage, name)
+    if study is None:
+        raise UserError(unknown_name("study", name, names(storage)))
+    return study
+
+
+def stored(study: Study) -> Stored:
+    """What a study says about itself.
+
+    Raises:
+        UserError: If the study was not made by paretobert.
+    """
+    attrs = study.user_attrs
+    if attributes.POPULATION not in attrs:
+        raise UserError(f"the study {study.study_name!r} was not made by paretobert; choose another name or storage")
+    return Stored(
+        definition=definitions.from_json(attrs[attributes.DEFINITION], source=f"the study {study.study_name!r}"),
+        shape=Shape(**attrs[attributes.SHAPE]),
+        objectives=tuple(ObjectiveInfo(**info) for info in attrs[attributes.OBJECTIVES]),
+        energy_source=attrs[attributes.ENERGY_SOURCE],
+        population=attrs[attributes.POPULATION],
+    )
+
+
+def check_same(study: Study, given: Definition) -> None:
+    """Refuse to resume a study with a definition that differs where it matters.
+
+    Raises:
+        UserError: If it differs; the differences are listed.
+    """
+    different = definitions.differences(stored(study).definition, given)
+    if different:
+        raise UserError(
+            f"the study {study.study_name!r} exists with another definition; choose another name (--name), or go back "
+            f"to the stored values. Stored -> given: " + "; ".join(different)
+        )
+
+
+def create(
+    storage: BaseStorage,
+    definition: Definition,
+    *,
+    shape: Shape,
+    objectives: tuple[ObjectiveInfo, ...],
+    energy_source: str,
+) -> Study:
+    """Create the study, or complete one whose creation was interrupted, or open the one that exists.
+
+    Args:
+        storage: Where.
+        definition: Everything that determines it.
+        shape: Sizes of the dense model.
+        objectives: Its objectives, in the order of the vector.
+        energy_source: `nvml`, `rapl` or `model`.
+
+    Returns:
+        The study, its ladder queued: the dense model first, then the uniform ratios.
+
+    Raises:
+        UserError: If it exists with a definition that differs where it matters.
+    """
+    directions = [objective.direction for objective in objectives]
+    try:
+        study = optuna.create_study(study_name=definition.name, storage=storage, directions=directions)
+    except DuplicatedStudyError:
+        study = optuna.load_study(study_name=definition.name, storage=storage)
+    if attributes.POPULATION in study.user_attrs:
+        check_same(study, definition)
+    else:
+        # The population comes last: where it stands, everything stands.
+        study.set_user_attr(attributes.SHAPE, asdict(shape))
+        study.set_user_attr(attributes.OBJECTIVES, [asdict(objective) for objective in objectives])
+        study.set_user_attr(attributes.ENERGY_SOURCE, energy_source)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            study.set_metric_names([_axis(objective) for objective in objectives])
+        _queue_ladder(study, definition, Space.of(definition.space, shape))
+        study.set_user_attr(attributes.DEFINITION, definition.to_json())
+        study.set_user_attr(attributes.POPULATION, population_size(definition.engine))
+    return study
+
+
+def set_trials(study: Study, definition: Definition) -> None:
+    """Store the given definition: `check_same` allows it to differ only in when to stop."""
+    if stored(study).definition != definition:
+        study.set_user_attr(attributes.DEFINITION, definition.to_json())
+
+
+def _axis(objective: ObjectiveInfo) -> str:
+    """The objective's name on the dashboard's axes, with its unit where the name does not say it."""
+    unit = objective.unit
+    return objective.name if not unit or objective.name.endswith(f"_{unit.lower()}") else f"{objective.name} [{unit}]"
+
+
+def _queue_ladder(study: Study, definition: Definition, space: Space) -> None:
+    study.enqueue_trial(space.uniform(1.0), user_attrs={attributes.ROLE: "dense"}, skip_if_exists=True)
+    for ratio in definition.engine.ladder:
+        study.enqueue_trial(space.uniform(ratio), user_attrs={attributes.ROLE: "ladder"}, skip_if_exists=True)
+
+
+def read(study: Study) -> StudyRecord:
+    """The whole study as plain data.
+
+    Raises:
+        UserError: If the study was not made by paretobert.
+    """
+    about = stored(study)
+    names = [objective.name for objective in about.objectives]
+    return StudyRecord(
+        name=study.study_name,
+        definition=about.definition,
+        objectives=about.objectives,
+        shape=about.shape,
+        records=tuple(record(trial, names) for trial in study.get_trials(deepcopy=False)),
+    )
+
+
+def record(trial: FrozenTrial, objective_names: list[str]) -> Record:
+    """One trial as plain data.
+
+    Args:
+        trial: The trial as Optuna stores it.
+        objective_names: Names of the values, in their order.
+    """
+    attrs = trial.user_attrs
+    state = STATES[trial.state]
+    has_plan = attributes.HEADS in attrs and attributes.NEURONS in attrs
+    plan = Plan(tuple(attrs[attributes.HEADS]), tuple(attrs[attributes.NEURONS])) if has_plan else None
+    values = cast("list[float]", trial.values) if state == "complete" else []
+    return Record(
+        trial=trial.number,
+        state=state,
+        plan=plan,
+        ratios=dict(trial.params),
+        values=dict(zip(objective_names, values, strict=bool(values))),
+        quantities=attrs.get(attributes.QUANTITIES, {}),
+        feasible=all(value <= 0 for value in trial.constraints.values()),
+        violations={name: value for name, value in trial.constraints.items() if not name.isdigit()},
+        seconds=attrs.get(attributes.SECONDS, {}),
+        seed=attrs.get(attributes.SEED),
+        answered_from=attrs.get(attributes.ANSWERED_FROM),
+        role=attrs.get(attributes.ROLE, "search"),
+        failure=attrs.get(attributes.FAILURE, LOST) if state == "failed" else None,
+        conditions=attrs.get(attributes.CONDITIONS, {}),
+    )

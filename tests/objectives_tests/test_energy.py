@@ -1,0 +1,152 @@
+"""Energy by a counter that is told what to count, and by the model of operations."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+
+from objectives import Conditions, MeasurementUnavailable, Subject
+from objectives.energy import Energy, Meter, ModelledEnergy
+from objectives.energy.operations import count_operations
+from search.plan import Plan, Shape
+
+
+@dataclass
+class Bench:
+    """A clock and a counter of a device on which every batch takes the same time and energy."""
+
+    batch_s: float
+    batch_mj: float
+    source: str = "fake"
+    events: list[str] = field(default_factory=list)
+
+    @property
+    def batches(self) -> int:
+        return self.events.count("batch")
+
+    def read_mj(self) -> float:
+        self.events.append("read")
+        return 5000.0 + self.batches * self.batch_mj
+
+    def clock(self) -> float:
+        return self.batches * self.batch_s
+
+    def watch(self, model: Any) -> Any:
+        model.register_forward_hook(lambda *_: self.events.append("batch"))
+        return model
+
+
+@pytest.fixture
+def subject(build: Callable[..., Any]) -> Subject:
+    return Subject(build())
+
+
+def test_a_counter_of_1000_mj_over_10_inferences_gives_100_mj(subject: Subject) -> None:
+    bench = Bench(batch_s=0.5, batch_mj=200.0)  # 5 batches of 2 sequences in 2.5 s
+    bench.watch(subject.model)
+    conditions = Conditions(batch=2, tokens=4, threads=None, warmup=3, repeats=3)
+    measurement = Energy(conditions, bench, window_s=2.5, clock=bench.clock).measure(subject)
+    assert (measurement.value, measurement.unit, measurement.source) == (100.0, "mJ", "fake")
+    assert measurement.samples == 10
+    assert bench.events == ["batch"] * 3 + ["read"] + ["batch"] * 5 + ["read"]
+
+
+def test_the_last_batch_of_the_window_is_finished_and_counted(subject: Subject) -> None:
+    bench = Bench(batch_s=1.0, batch_mj=30.0)
+    bench.watch(subject.model)
+    conditions = Conditions(batch=3, tokens=4, threads=None, warmup=0, repeats=3)
+    measurement = Energy(conditions, bench, window_s=2.5, clock=bench.clock).measure(subject)
+    assert (measurement.value, measurement.samples) == (10.0, 9)
+
+
+def test_a_batch_longer_than_the_window_runs_once(subject: Subject, conditions: Conditions) -> None:
+    bench = Bench(batch_s=60.0, batch_mj=8.0)
+    bench.watch(subject.model)
+    assert Energy(conditions, bench, window_s=0.1, clock=bench.clock).measure(subject).samples == 2
+
+
+@pytest.mark.parametrize("batch_mj", [0.0, -1.0])
+def test_a_counter_that_does_not_move_is_no_measurement(
+    batch_mj: float, subject: Subject, conditions: Conditions
+) -> None:
+    bench = Bench(batch_s=1.0, batch_mj=batch_mj)
+    bench.watch(subject.model)
+    with pytest.raises(MeasurementUnavailable, match=r"'fake' did not move in 2\.0 s.*lengthen the window"):
+        Energy(conditions, bench, window_s=2.0, clock=bench.clock).measure(subject)
+
+
+def test_the_counter_is_read_after_the_device_has_finished(
+    subject: Subject, conditions: Conditions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(batch_s=1.0, batch_mj=1.0)
+    bench.watch(subject.model)
+    monkeypatch.setattr("objectives.inference.synchronise", lambda _: bench.events.append("finished"))
+    Energy(replace(conditions, warmup=1), bench, window_s=2.0, clock=bench.clock).measure(subject)
+    assert bench.events == ["batch", "finished", "read", "batch", "finished", "batch", "finished", "read"]
+
+
+@pytest.mark.parametrize("window_s", [0.0, -1.0, float("nan")])
+def test_a_window_of_no_length_is_refused(window_s: float, conditions: Conditions) -> None:
+    with pytest.raises(ValueError, match="window_s is"):
+        Energy(conditions, Bench(1.0, 1.0), window_s)
+
+
+def test_a_meter_is_anything_with_a_source_and_a_reading() -> None:
+    assert isinstance(Bench(1.0, 1.0), Meter)
+
+
+def by_hand(plan: Plan, shape: Shape, *, batch: int, tokens: int) -> tuple[int, float]:
+    """The rules at the top of operations.py, written once more for a whole model at once."""
+    hidden, size = shape.hidden, shape.head_size
+    macs = hidden * hidden + hidden * shape.labels
+    activations = 2 * hidden + hidden + shape.labels
+    weights = (hidden + 1) * hidden + (hidden + 1) * shape.labels
+    for heads, neurons in zip(plan.heads, plan.neurons, strict=True):
+        width = heads * size
+        weights += 6 * hidden
+        if heads:
+            weights += 3 * (hidden + 1) * width + width * hidden
+            macs += 4 * tokens * hidden * width + 2 * tokens**2 * width
+            activations += 3 * (tokens * hidden + tokens * width)  # query, key, value
+            activations += 2 * (2 * tokens * width + heads * tokens**2)  # scores, then context
+            activations += tokens * width + tokens * hidden  # output
+        if neurons:
+            weights += (2 * hidden + 1) * neurons
+            macs += 2 * tokens * hidden * neurons
+            activations += 2 * (tokens * hidden + tokens * neurons)
+    return macs, 4 * (weights / batch + 3 * tokens * hidden + activations)
+
+
+@pytest.mark.parametrize(
+    "plan", [Plan((3, 3), (20, 20)), Plan((2, 1), (7, 16)), Plan((0, 3), (5, 0)), Plan((0, 0), (0, 0))], ids=str
+)
+@pytest.mark.parametrize(("batch", "tokens"), [(1, 1), (4, 7), (32, 16)])
+def test_operations_equal_the_rules_worked_out_by_hand(
+    plan: Plan, batch: int, tokens: int, build: Callable[..., Any], shape: Shape
+) -> None:
+    macs, moved_bytes = by_hand(plan, shape, batch=batch, tokens=tokens)
+    model = build(plan)
+    counted = count_operations(model, batch=batch, tokens=tokens)
+    assert (counted.macs, counted.moved_bytes) == (macs, pytest.approx(moved_bytes, rel=1e-12))
+
+    conditions = Conditions(batch=batch, tokens=tokens, threads=None, warmup=0, repeats=3)
+    measurement = ModelledEnergy(conditions, picojoules_per_mac=4.6, picojoules_per_byte=162.5).measure(Subject(model))
+    assert measurement.value == pytest.approx((macs * 4.6 + moved_bytes * 162.5) * 1e-9, rel=1e-12)
+    assert (measurement.unit, measurement.source) == ("mJ", "model")
+
+
+def test_a_larger_batch_shares_the_weights_only(build: Callable[..., Any]) -> None:
+    model = build()
+    one, two, four = (count_operations(model, batch=batch, tokens=5).moved_bytes for batch in (1, 2, 4))
+    weights = sum(parameter.numel() for parameter in model.parameters()) - sum(
+        parameter.numel() for parameter in model.bert.embeddings.parameters()
+    )
+    assert one - two == 4 * weights / 2
+    assert one - four == 4 * weights * 3 / 4
+
+
+@pytest.mark.parametrize(("per_mac", "per_byte"), [(0.0, 1.0), (1.0, -1.0), (float("nan"), 1.0)])
+def test_operations_that_cost_nothing_are_refused(per_mac: float, per_byte: float, conditions: Conditions) -> None:
+    with pytest.raises(ValueError, match="both must be above 0"):
+        ModelledEnergy(conditions, per_mac, per_byte)

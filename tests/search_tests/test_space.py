@@ -1,0 +1,90 @@
+"""Ratios and plans: the grid, the bounds, and the way back."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from search.definition import LayerRanges, Range, SpaceSettings
+from search.errors import UserError
+from search.plan import Plan, Shape, encoder_macs, encoder_parameters, total_parameters
+from search.space import Space
+
+BERT_BASE = Shape(12, 12, 64, 768, 3072, 30522, 512, 2, 2)
+
+
+@given(data=st.data(), block=st.integers(1, 3072))
+def test_any_ratios_give_a_plan_and_its_ratios_give_it_back(data: st.DataObject, block: int) -> None:
+    space = Space.of(SpaceSettings(neuron_block=block), BERT_BASE)
+    drawn = {d.name: data.draw(st.floats(0, 1)) for d in space.dimensions}
+    plan = space.plan(drawn)
+    assert all(0 <= heads <= 12 for heads in plan.heads)
+    assert all(neurons == 3072 or neurons % block == 0 for neurons in plan.neurons)
+    snapped = {d.name: d.snap(drawn[d.name]) for d in space.dimensions}
+    assert space.plan(snapped) == plan
+    if 3072 % block == 0:
+        assert space.plan(space.ratios(plan)) == plan
+
+
+def test_ratios_mean_what_papers_mean() -> None:
+    space = Space.of(SpaceSettings(), BERT_BASE)
+    half = space.plan(space.uniform(0.5))
+    assert half == Plan((6,) * 12, (1536,) * 12)
+    assert space.plan(space.uniform(0.0)) == Plan((0,) * 12, (0,) * 12)
+    assert space.plan(space.uniform(1.0)) == Plan.dense(BERT_BASE)
+    assert [d.name for d in space.dimensions[:3]] == ["layer.0.heads", "layer.0.neurons", "layer.1.heads"]
+
+
+def test_bounds_per_layer() -> None:
+    settings = SpaceSettings(
+        heads=Range(low=0.25),
+        layers={2: LayerRanges(heads=Range(low=0.5, high=0.75)), 3: LayerRanges(neurons=Range(high=0.0))},
+    )
+    space = Space.of(settings, BERT_BASE)
+    lowest, highest = space.plan(space.uniform(0.0)), space.plan(space.uniform(1.0))
+    assert lowest.heads[:4] == (3, 3, 6, 3)
+    assert highest.heads[:4] == (12, 12, 9, 12)
+    assert highest.neurons[2:5] == (3072, 0, 3072)
+
+
+def test_the_last_block_is_smaller_where_blocks_do_not_fit() -> None:
+    space = Space.of(SpaceSettings(neuron_block=1000), BERT_BASE)
+    assert space.plan(space.uniform(1.0)).neurons[0] == 3072
+    assert space.plan(space.uniform(0.75)).neurons[0] == 3000
+
+
+def test_size_of_the_space() -> None:
+    space = Space.of(SpaceSettings(heads=Range(low=0.5, high=0.5), neuron_block=3072), BERT_BASE)
+    assert 10 ** space.log10_size() == pytest.approx(2**12)
+
+
+@pytest.mark.parametrize(
+    ("settings", "part"),
+    [
+        (SpaceSettings(layers={12: LayerRanges()}), "layer 12; the model has the layers 0 to 11"),
+        (SpaceSettings(neuron_block=4000), "neuron_block is 4000; a layer has 3072"),
+        (SpaceSettings(heads=Range(low=0.26, high=0.3)), "no multiple of 1/12"),
+    ],
+)
+def test_spaces_that_cannot_be(settings: SpaceSettings, part: str) -> None:
+    with pytest.raises(UserError) as caught:
+        Space.of(settings, BERT_BASE)
+    assert part in str(caught.value)
+
+
+def test_closed_forms_of_facts() -> None:
+    """FACTS: one head 196,800 parameters, one neuron 1,537; heads and neurons alone reach down to 24.48 M in total."""
+    dense, nothing = Plan.dense(BERT_BASE), Plan((0,) * 12, (0,) * 12)
+    less_a_head = Plan((11, *dense.heads[1:]), dense.neurons)
+    less_a_neuron = Plan(dense.heads, (3071, *dense.neurons[1:]))
+    assert encoder_parameters(dense, BERT_BASE) - encoder_parameters(less_a_head, BERT_BASE) == 196_800
+    assert encoder_parameters(dense, BERT_BASE) - encoder_parameters(less_a_neuron, BERT_BASE) == 1_537
+    assert total_parameters(nothing, BERT_BASE) == pytest.approx(24.48e6, rel=1e-3)
+    assert encoder_macs(nothing, BERT_BASE, tokens=128) == 0
+    with pytest.raises(ValueError, match="at least 1 token"):
+        encoder_macs(dense, BERT_BASE, tokens=0)
+
+
+@pytest.mark.parametrize(("heads", "neurons"), [((), ()), ((1,), (1, 2)), ((-1,), (2,))])
+def test_plans_that_cannot_be(heads: tuple[int, ...], neurons: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="plan"):
+        Plan(heads, neurons)
