@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from search.arguments import Options, default_storage
+from search.definition import OBJECTIVES
 from search.errors import UserError
-from search.run import check_objectives, guarded, make_console, search, start
+from search.run import guarded, make_console, search, start
 
 if TYPE_CHECKING:
     from search.records import StudyRecord
@@ -99,7 +100,11 @@ def resume(
     if trials is not None:
         engine = definition.engine.model_copy(update={"trials": trials})
         definition = definition.model_copy(update={"engine": engine})
-    check_objectives(definition, own=[])
+    own = [name for name in definition.objective_names if name not in OBJECTIVES]
+    if own:
+        raise UserError(
+            f"the study {study!r} has the objective {own[0]!r} of its own study script; run that script again to continue"
+        )
     options = Options.model_construct(storage=storage, artifacts=artifacts, device=device, dry_run=False)
     where = f" --storage {shlex.quote(shown(storage))}" if storage else ""
     search(definition, options, again=f"paretobert resume {study}{where} --trials N")

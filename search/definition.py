@@ -166,7 +166,7 @@ class RecoverySettings(Part):
     temperature: float = Field(default=2.0, gt=0)
     """Softmax temperature of teacher and student in the distillation loss."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Autocast type of training and scoring; auto takes bf16 on accelerators that have it, else fp32."""
+    """Autocast type of training; auto takes bf16 on devices that have it, else fp32. Trials are scored in fp32."""
 
 
 class LatencySettings(Part):

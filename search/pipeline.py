@@ -22,7 +22,14 @@ from transformers import PreTrainedTokenizerBase
 
 from objectives import Conditions, MeasurementUnavailable, Objective, Subject, all_metrics, built_in, resolve
 from search.artifacts import Artifacts, digest, digest_of_files
-from search.bert.checkpoint import PrunedBertForSequenceClassification, fingerprint, load, load_dense, save
+from search.bert.checkpoint import (
+    PrunedBertForSequenceClassification,
+    fingerprint,
+    is_fine_tuned,
+    load,
+    load_dense,
+    save,
+)
 from search.bert.choose import choose
 from search.bert.encoding import Encoded, collate, encode, load_tokenizer, training_batches
 from search.bert.importance import Scores, importance
@@ -114,6 +121,7 @@ def prepare(
     seed = definition.engine.seed
     dense = load_dense(definition.model, labels=len(definition.task.labels), seed=seed)
     space = Space.of(definition.space, shape_of(dense))
+    _check_fits(definition, space.shape)
     tokenizer = load_tokenizer(definition.model)
     with _timed(seconds, "tokens"):
         rows_key, rows = _tokens(definition, artifacts, tokenizer, on_stage)
@@ -150,6 +158,23 @@ def prepare(
         energy_source=source,
         seconds=seconds,
     )
+
+
+def _check_fits(definition: Definition, shape: Shape) -> None:
+    """Refuse sequences that are longer than the model's positions, and a fine-tuned model that is not."""
+    for name, tokens in (
+        ("task.max_tokens", definition.task.max_tokens),
+        ("latency.tokens", definition.latency.tokens),
+    ):
+        if tokens > shape.positions:
+            raise UserError(
+                f"{name} is {tokens}; the checkpoint '{definition.model}' has {shape.positions} positions; use at most that"
+            )
+    if definition.teacher.fine_tuned and not is_fine_tuned(definition.model):
+        raise UserError(
+            f"teacher.fine_tuned is true and the checkpoint '{definition.model}' holds no classifier; "
+            "name a fine-tuned one, or set teacher.fine_tuned to false"
+        )
 
 
 def evaluate(prepared: Prepared, plan: Plan, *, seed: int, on_stage: OnStage) -> Evaluation:
@@ -211,7 +236,7 @@ def _evaluate(prepared: Prepared, plan: Plan, seed: int, on_stage: OnStage) -> E
             prepared.selection,
             pad_id=prepared.pad_id,
             batch_size=SCORING_BATCH,
-            precision=definition.recovery.precision,
+            precision="fp32",  # the model whose latency was measured
             on_step=lambda done, total: on_stage("score", done, total),
         )
     if not torch.isfinite(logits).all():

@@ -46,7 +46,7 @@ study = Definition(
         train_rows=4000,
         max_tokens=64,
     ),
-    teacher=TeacherSettings(epochs=1.5, learning_rate=1e-4),
+    teacher=TeacherSettings(epochs=1.5, learning_rate=2e-4),
     importance=ImportanceSettings(method="fisher", rows=384),
     recovery=RecoverySettings(steps=40, learning_rate=2e-4),
     latency=LatencySettings(batch=32, tokens=32, repeats=15),

@@ -50,11 +50,19 @@ class Schedule:
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """Autocast to bfloat16 where asked for, or under `auto` where the accelerator has it; else nothing."""
-    has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    if precision == "bf16" or (precision == "auto" and has_bf16):
+    """Autocast to bfloat16 where asked for, or under `auto` where the device computes in it; else nothing."""
+    if precision == "bf16" or (precision == "auto" and has_bf16(device)):
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return nullcontext()
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether a device has instructions for bfloat16: GPUs from Ampere on, CPUs with AVX512-BF16 or AMX."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return False
 
 
 def rate(step: int, *, steps: int, warmup: float) -> float:

@@ -4,16 +4,18 @@
   parameters, and draws again when a plan is already in the study.
 - NSGA-II gives no generation to a trial whose parameters were all queued, so it would never become a parent. The
   wrapper gives every trial its generation.
-- A sampler with the same seed repeats its samples when a search is resumed. The seed here depends on how many trials
-  there are already, and on the worker.
+- A sampler with the same seed repeats its samples when a search is resumed, and two workers with equal seeds sample the
+  same. Here every trial has its own seed, from the study's seed and the trial's number: an interrupted search goes on as
+  if it had not been interrupted, and no two workers draw the same.
 """
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, NSGAIIISampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.samplers._ga import BaseGASampler
@@ -39,15 +41,14 @@ def population_size(settings: EngineSettings) -> int:
     return settings.population or min(max(settings.trials // 5, 8), 50)
 
 
-def worker_seed(seed: int, *, worker: int, trials: int) -> int:
-    """A seed that no other worker and no earlier start of this worker had.
+def trial_seed(seed: int, trial: int) -> int:
+    """The seed of one trial's plan.
 
     Args:
         seed: The study's seed.
-        worker: Number of the worker.
-        trials: Trials in the study when the worker starts.
+        trial: Number of the trial.
     """
-    return int(np.random.SeedSequence([seed, worker, trials]).generate_state(1)[0])
+    return int(np.random.SeedSequence([seed, trial]).generate_state(1)[0])
 
 
 def _nsga2(population: int, seed: int) -> BaseSampler:
@@ -79,25 +80,36 @@ class PlanSampler(BaseSampler):
     """An Optuna sampler whose samples are plans.
 
     Args:
-        inner: The sampler that draws.
+        make_inner: From a seed to the sampler that draws.
         space: The study's dimensions.
-        seed: Seed of the draws that are this wrapper's own.
+        seed: The study's seed.
     """
 
-    def __init__(self, inner: BaseSampler, space: Space, *, seed: int) -> None:
-        self.inner = inner
+    def __init__(self, make_inner: Callable[[int], BaseSampler], space: Space, *, seed: int) -> None:
+        self._make_inner = make_inner
         self._dimensions = {dimension.name: dimension for dimension in space.dimensions}
+        self._seed = seed
+        self._begin(trial=0)
+
+    def _begin(self, *, trial: int) -> None:
+        seed = trial_seed(self._seed, trial)
         self._random = np.random.default_rng(seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            self.inner = self._make_inner(seed)
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        """Give the trial its generation, whether or not its parameters were queued."""
+        """Take the trial's seed, and give it its generation, whether or not its parameters were queued."""
+        self._begin(trial=trial.number)
         if isinstance(self.inner, BaseGASampler):
             self.inner.get_trial_generation(study, trial)
         self.inner.before_trial(study, trial)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """The dimensions that are sampled together."""
-        return self.inner.infer_relative_search_space(study, trial)
+        """The dimensions that are sampled together: all that leave a choice, the same for every trial of a study."""
+        if isinstance(self.inner, RandomSampler):
+            return self.inner.infer_relative_search_space(study, trial)
+        return {name: FloatDistribution(d.low, d.high) for name, d in self._dimensions.items() if d.choices > 1}
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -153,18 +165,12 @@ class PlanSampler(BaseSampler):
         return sample
 
 
-def make(settings: EngineSettings, space: Space, *, population: int, worker: int, trials: int) -> PlanSampler:
-    """The sampler of one worker.
+def make(settings: EngineSettings, space: Space, *, population: int) -> PlanSampler:
+    """The sampler of a study; the same for all its workers.
 
     Args:
         settings: The definition's engine settings.
         space: The study's dimensions.
         population: Plans per generation, as fixed when the study was created.
-        worker: Number of the worker.
-        trials: Trials in the study when the worker starts.
     """
-    seed = worker_seed(settings.seed, worker=worker, trials=trials)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        inner = BY_NAME[settings.sampler](population, seed)
-    return PlanSampler(inner, space, seed=seed)
+    return PlanSampler(partial(BY_NAME[settings.sampler], population), space, seed=settings.seed)

@@ -66,14 +66,13 @@ class _Running:
     failures: list[str] = field(default_factory=list)
 
 
-def work(study: Study, evaluate: Evaluate, listener: Listener, *, worker: int = 0) -> bool:
+def work(study: Study, evaluate: Evaluate, listener: Listener) -> bool:
     """Run trials until the study has as many complete ones as its definition asks for.
 
     Args:
         study: The study.
         evaluate: Evaluates one plan.
         listener: Is told how it goes on.
-        worker: Number of this worker, from 0; workers of one study have different numbers.
 
     Returns:
         Whether the study is complete; False if the search was interrupted.
@@ -84,13 +83,7 @@ def work(study: Study, evaluate: Evaluate, listener: Listener, *, worker: int = 
     about = stored(study)
     space = Space.of(about.definition.space, about.shape)
     names = [objective.name for objective in about.objectives]
-    study.sampler = sampler.make(
-        about.definition.engine,
-        space,
-        population=about.population,
-        worker=worker,
-        trials=len(study.get_trials(deepcopy=False)),
-    )
+    study.sampler = sampler.make(about.definition.engine, space, population=about.population)
     total = about.definition.engine.trials
     running = _Running()
 
@@ -145,6 +138,9 @@ def _run(
         evaluation = evaluate(
             plan, seed=number, on_stage=lambda name, done, all_: listener.stage(trial.number, name, done, all_)
         )
+        missing = [name for name in names if name not in evaluation.quantities]
+        if missing:
+            raise TrialError(f"the evaluation did not measure {', '.join(missing)}")
     except TrialError as failure:
         trial.set_user_attr(attributes.FAILURE, str(failure))
         raise
@@ -162,9 +158,6 @@ def _run(
 def _store(
     trial: Trial, evaluation: Evaluation, violations: Mapping[str, float], names: Sequence[str]
 ) -> Sequence[float]:
-    missing = [name for name in names if name not in evaluation.quantities]
-    if missing:
-        raise TrialError(f"the evaluation did not measure {', '.join(missing)}")
     trial.set_user_attr(attributes.QUANTITIES, evaluation.quantities)
     trial.set_user_attr(attributes.SECONDS, evaluation.seconds)
     trial.set_user_attr(attributes.CONDITIONS, evaluation.conditions)

@@ -17,7 +17,7 @@ from optuna_dashboard._serializer import serialize_frozen_trial
 from search.definition import Definition, EngineSettings
 from search.engine import attributes, storage, study
 from search.engine.retry import ATTEMPTS, hand_back
-from search.engine.sampler import BY_NAME, make, population_size
+from search.engine.sampler import BY_NAME, population_size
 from search.engine.worker import work
 from search.plan import Plan
 from search.space import Space
@@ -58,17 +58,37 @@ def test_no_sample_is_repeated_when_a_search_is_resumed(tmp_path: Path) -> None:
     assert not set(first) & set(second)
 
 
-def test_workers_draw_from_different_seeds() -> None:
-    space = Space.of(DEFINITION.space, SHAPE)
-    settings = EngineSettings(sampler="random")
-    blank = optuna.create_study()
-    draws = []
-    for worker in range(4):
-        sampler = make(settings, space, population=8, worker=worker, trials=0)
-        blank.sampler = sampler
-        trial = blank.ask()
-        draws.append(tuple(trial.suggest_float(d.name, d.low, d.high) for d in space.dimensions))
-    assert len(set(draws)) == 4
+SAMPLER = """
+import sys
+from engine_cases import DEFINITION, SilentListener, evaluation_of
+from search.engine import storage, study
+from search.engine.worker import work
+work(study.get(storage.open_storage(sys.argv[1], create=False), DEFINITION.name), evaluation_of, SilentListener())
+"""
+
+
+def test_workers_do_not_draw_the_same(tmp_path: Path) -> None:
+    opened, url = begin(tmp_path, small(DEFINITION, trials=40, ladder=(), sampler="random"))
+    here = str(Path(__file__).parent)
+    workers = [subprocess.Popen([sys.executable, "-c", SAMPLER, url], cwd=here) for _ in range(2)]
+    assert [worker.wait() for worker in workers] == [0, 0]
+    drawn = [tuple(t.params.values()) for t in opened.trials]
+    assert len(drawn) >= 40
+    assert len(set(drawn)) == len(drawn)
+
+
+def test_an_interrupted_search_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
+    plans = []
+    for name, stops in (("whole", [24]), ("parts", [7, 16, 24])):
+        folder = tmp_path / name
+        folder.mkdir()
+        opened, url = begin(folder, small(DEFINITION, trials=stops[-1], population=8))
+        for stop in stops:
+            again = study.get(storage.open_storage(url, create=False), DEFINITION.name)
+            study.set_trials(again, small(DEFINITION, trials=stop, population=8))
+            assert work(again, evaluation_of, SilentListener())
+        plans.append([r.plan for r in study.read(opened).records])
+    assert plans[0] == plans[1]
 
 
 @pytest.mark.parametrize("name", BY_NAME)

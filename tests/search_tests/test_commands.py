@@ -1,0 +1,227 @@
+"""The commands as a person runs them: real processes, real files, and what they say when something is wrong."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from engine_cases import DEFINITION, SilentListener, begin, evaluation_of
+
+from search.engine import study
+from search.engine.worker import work
+
+ROOT = Path(__file__).parents[2]
+
+
+def command(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run `paretobert …` in a folder."""
+    clean = {name: value for name, value in os.environ.items() if name != "PARETOBERT_STORAGE"}
+    return subprocess.run(
+        [str(Path(sys.executable).with_name("paretobert")), *arguments],
+        cwd=folder,
+        env={**clean, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def script(name: str, *arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a study script of the repository in a folder."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / "studies" / name), *arguments],
+        cwd=folder,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def refused(done: subprocess.CompletedProcess[str], folder: Path, *parts: str) -> None:
+    """One sentence on standard error, exit code 2, no traceback, nothing written."""
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert len(done.stderr.strip().splitlines()) == 1
+    for part in parts:
+        assert part in done.stderr
+    assert [path.name for path in folder.rglob("*") if path.suffix not in (".csv", ".tsv", ".json")] == []
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that holds a finished study where its script would have put it."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "runs" / "case").mkdir(parents=True)
+    opened, _url = begin(folder / "runs" / "case", DEFINITION)
+    assert work(opened, evaluation_of, SilentListener())
+    return folder
+
+
+def test_front_as_table_csv_and_json(finished: Path, tmp_path: Path) -> None:
+    table = command("front", "case", folder=finished)
+    assert table.returncode == 0
+    assert "Front of study case" in table.stdout
+    assert "dense" in table.stdout
+    as_json = json.loads(command("front", "case", "--json", folder=finished).stdout)
+    assert 0 < as_json["hypervolume"] < 1
+    for point in as_json["points"]:
+        assert {"trial", "accuracy", "encoder_share", "parameters", "latency_ms", "energy_mj"} <= set(point)
+    assert command("front", "case", "--csv", str(tmp_path / "front.csv"), folder=finished).returncode == 0
+    lines = (tmp_path / "front.csv").read_text().splitlines()
+    assert len(lines) == 1 + len(as_json["points"])
+    assert lines[0].startswith("trial,role,accuracy,parameters,latency_ms,energy_mj")
+
+
+def test_show_prints_one_trial(finished: Path) -> None:
+    shown = command("show", "case", "3", folder=finished)
+    assert shown.returncode == 0
+    assert "Trial 3 of study case" in shown.stdout
+    assert "latency_ms" in shown.stdout
+
+
+def test_the_storage_comes_from_option_or_environment(finished: Path, tmp_path: Path) -> None:
+    url = f"sqlite:///{finished}/runs/case/study.db"
+    assert command("front", "case", "--storage", url, folder=tmp_path).returncode == 0
+    assert command("front", "case", folder=tmp_path, PARETOBERT_STORAGE=url).returncode == 0
+
+
+def test_doctor_says_where_the_packages_come_from(tmp_path: Path) -> None:
+    done = command("doctor", folder=tmp_path)
+    assert done.returncode == 0
+    flat = re.sub(r"\s", "", done.stdout)
+    for part in (str(ROOT / "search"), str(ROOT / "objectives"), "optuna", "rapl", "nvml", "model", "cpu"):
+        assert re.sub(r"\s", "", part) in flat
+
+
+def test_help_names_the_commands(tmp_path: Path) -> None:
+    done = command("--help", folder=tmp_path)
+    assert done.returncode == 0
+    for name in ("front", "show", "resume", "run", "dashboard", "doctor"):
+        assert name in done.stdout
+
+
+def test_a_study_that_does_not_exist(finished: Path, tmp_path: Path) -> None:
+    for name in ("front", "resume", "dashboard"):
+        refused(command(name, "nothing", folder=tmp_path), tmp_path, "runs/nothing/study.db' does not exist")
+    done = command("front", "cose", "--storage", f"sqlite:///{finished}/runs/case/study.db", folder=tmp_path)
+    refused(done, tmp_path, "unknown study 'cose'; did you mean 'case'?")
+
+
+def test_a_trial_that_does_not_exist(finished: Path) -> None:
+    done = command("show", "case", "99", folder=finished)
+    assert done.returncode == 2
+    assert "trial is 99; the study 'case' has the trials 0 to 11" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("url", "part"),
+    [
+        (
+            "postgresql+psycopg://me:secret@127.0.0.1:1/none",
+            "postgresql+psycopg://me:***@127.0.0.1:1/none' cannot be reached",
+        ),
+        ("nonsense", "is not a database URL"),
+        ("oracle://x/y", "needs a database driver"),
+        ("sqlite:////proc/none/study.db", "/proc"),
+    ],
+)
+def test_a_storage_that_cannot_be_reached(url: str, part: str, tmp_path: Path) -> None:
+    for done in (
+        command("front", "case", "--storage", url, folder=tmp_path),
+        command("front", "case", folder=tmp_path, PARETOBERT_STORAGE=url),
+        script("quickstart.py", "--storage", url, folder=tmp_path),
+    ):
+        refused(done, tmp_path, part)
+        assert "secret" not in done.stderr + done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--recovery.stepz", "3"], ["--recovery.stepz", "--recovery.steps"]),
+        (["--objectives", "accurracy"], ["unknown objective 'accurracy'", "did you mean 'accuracy'?"]),
+        (["--constraints", '{"latency": {"at_most": 3}}'], ["unknown quantity in constraints 'latency'", "latency_ms"]),
+        (["--space.heads.low", "1.5"], ["space.heads.low is '1.5'"]),
+        (["--space.layers", '{"9": {"heads": {"low": 0.5}}}'], ["layer 9; the model has the layers 0 to 5"]),
+        (["--model", "no/such/folder/here"], ["no/such/folder/here"]),
+        (["--data", "missing.csv"], ["missing.csv"]),
+        (["--task.label", "lable"], ["lable", "label"]),
+        (["--task.labels", "yes", "--task.labels", "no"], ["declared"]),
+        (["--name", "a b"], ["name is 'a b'"]),
+        (["--device", "cuda:7"], ["--device is 'cuda:7'"]),
+        (["--energy.source", "nvml"], ["energy.source"]),
+        (["--artifacts", "/proc/none"], ["/proc", "--artifacts"]),
+    ],
+)
+def test_bad_input_is_one_sentence(arguments: list[str], parts: list[str], tmp_path: Path) -> None:
+    refused(script("quickstart.py", *arguments, folder=tmp_path), tmp_path, *parts)
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        (b"", "empty"),
+        (b"text,label\n", "no rows"),
+        (b"text,label\ngood,1\nfine,1\n", "one class"),
+        (b"text,label\ngood,1\nbad\xff,0\n", "UTF-8"),
+        (b"text,label\ngood,1\nbad,7\n", "'7'"),
+        (b"sentence,label\ngood,1\nbad,0\n", "'text'"),
+    ],
+)
+def test_bad_data_files(content: bytes, part: str, tmp_path: Path) -> None:
+    (tmp_path / "own.csv").write_bytes(content)
+    done = script("quickstart.py", "--data", "own.csv", "--task.where", "{}", folder=tmp_path)
+    refused(done, tmp_path, "own.csv", part)
+
+
+def test_a_checkpoint_that_is_not_bert(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text('{"model_type": "gpt2"}')
+    done = script("quickstart.py", "--model", "model", folder=tmp_path)
+    assert done.returncode == 2
+    assert "model.safetensors" in done.stderr
+
+
+def test_another_definition_under_the_same_name(finished: Path, tmp_path: Path) -> None:
+    url = f"sqlite:///{finished}/runs/case/study.db"
+    done = script("quickstart.py", "--name", "case", "--storage", url, folder=tmp_path)
+    refused(
+        done, tmp_path, "the study 'case' exists with another definition", "Stored -> given:", "recovery.steps: 300 -> "
+    )
+
+
+@pytest.mark.parametrize("name", ["quickstart.py", "sst2.py", "cola.py"])
+def test_dry_run_prints_definition_and_space_and_trains_nothing(name: str, minilm: Path, tmp_path: Path) -> None:
+    done = script(name, "--dry-run", "--model", str(minilm), "--recovery.steps", "7", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    text, rest = done.stdout.split("\n}\n")
+    assert json.loads(text + "}")["recovery"]["steps"] == 7
+    assert "12 dimensions, about 10^15.1 plans (6 layers of 12 heads and 1536 neurons in blocks of 64)" in rest
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_same_text_works_from_a_json_file(tmp_path: Path, minilm: Path, movie_reviews: Path) -> None:
+    definition = DEFINITION.model_copy(update={"model": str(minilm), "data": str(movie_reviews)})
+    (tmp_path / "study.json").write_text(definition.to_json())
+    done = command("run", "study.json", "--dry-run", "--engine.seed", "5", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    printed = json.loads(done.stdout.split("\n}\n")[0] + "}")
+    assert printed == {**json.loads(definition.to_json()), "engine": {**printed["engine"], "seed": 5}}
+    bad = command("run", "none.json", folder=tmp_path)
+    refused(bad, tmp_path, "none.json")
+
+
+def test_resume_of_a_study_whose_objective_is_the_scripts_own(tmp_path: Path) -> None:
+    (tmp_path / "runs" / "case").mkdir(parents=True)
+    own = DEFINITION.model_copy(update={"objectives": ("metric", "parameters", "latency_ms", "my_own")})
+    opened, url = begin(tmp_path / "runs" / "case", own)
+    assert study.stored(opened).definition == own
+    done = command("resume", "case", folder=tmp_path)
+    assert done.returncode == 2
+    assert "the objective 'my_own' of its own study script; run that script again" in done.stderr
+    assert url

@@ -1,0 +1,246 @@
+"""From a plan to measurements, on the real packaged checkpoint and real sentences."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import search.pipeline as pipeline
+from objectives import Measurement, MeasurementUnavailable, Subject
+from search.artifacts import Artifacts
+from search.definition import (
+    Bound,
+    Definition,
+    EnergySettings,
+    ImportanceSettings,
+    LatencySettings,
+    RecoverySettings,
+    Task,
+    TeacherSettings,
+)
+from search.errors import TrialError, UserError
+from search.pipeline import Prepared, evaluate, prepare
+from search.plan import Plan, encoder_macs, encoder_parameters, total_parameters
+
+HALF = Plan((6,) * 6, (768,) * 6)
+CPU = torch.device("cpu")
+
+
+def ignore(_name: str, _done: int, _total: int) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def definition(minilm: Path, movie_reviews: Path) -> Definition:
+    return Definition(
+        name="pipeline",
+        model=str(minilm),
+        data=str(movie_reviews),
+        task=Task(
+            where={"source": "rotten_tomatoes"}, train_rows=96, selection_rows=64, held_out_rows=64, max_tokens=32
+        ),
+        teacher=TeacherSettings(epochs=1, batch_size=16, learning_rate=1e-4),
+        importance=ImportanceSettings(rows=32),
+        recovery=RecoverySettings(steps=3, batch_size=8, precision="fp32"),
+        latency=LatencySettings(batch=2, tokens=16, warmup=1, repeats=3),
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("artifacts")
+
+
+def make(definition: Definition, folder: Path, **given: Any) -> Prepared:
+    options: dict[str, Any] = {"own_objectives": {}, "energy_source": None, "on_stage": ignore, **given}
+    return prepare(definition, Artifacts(folder), device=CPU, **options)
+
+
+@pytest.fixture(scope="module")
+def prepared(definition: Definition, folder: Path) -> Prepared:
+    return make(definition, folder)
+
+
+def changed(prepared: Prepared, **fields: Any) -> Prepared:
+    return dataclasses.replace(prepared, definition=prepared.definition.model_copy(update=fields))
+
+
+def test_preparation_is_done_once(definition: Definition, folder: Path, prepared: Prepared) -> None:
+    stages: list[str] = []
+    again = make(definition, folder, on_stage=lambda name, _done, _total: stages.append(name))
+    assert stages == []
+    assert torch.equal(again.teacher_logits, prepared.teacher_logits)
+    assert torch.equal(again.scores.heads, prepared.scores.heads)
+    for name, tensor in again.teacher.state_dict().items():
+        assert torch.equal(tensor, prepared.teacher.state_dict()[name])
+
+
+@pytest.mark.parametrize(
+    ("fields", "made"),
+    [
+        ({"recovery": RecoverySettings(steps=9, batch_size=8, precision="fp32")}, set()),
+        ({"importance": ImportanceSettings(method="magnitude")}, {"importance"}),
+    ],
+)
+def test_only_what_depends_on_a_change_is_made_again(
+    fields: dict[str, Any], made: set[str], definition: Definition, folder: Path, prepared: Prepared
+) -> None:
+    assert prepared
+    before = {path.name for path in folder.iterdir() if path.is_dir()}
+    make(definition.model_copy(update=fields), folder)
+    after = {path.name for path in folder.iterdir() if path.is_dir()}
+    assert {name.split("-")[0] for name in after - before} == made
+
+
+def test_the_held_out_split_is_stored_and_not_loaded(folder: Path, prepared: Prepared) -> None:
+    assert (len(prepared.train), len(prepared.selection)) == (96, 64)
+    assert list(folder.glob("tokens-*/held_out.safetensors"))
+    assert not hasattr(prepared, "held_out")
+
+
+def test_the_dense_plan_is_the_teacher_itself(prepared: Prepared) -> None:
+    dense = Plan.dense(prepared.shape)
+    evaluation = evaluate(prepared, dense, seed=1, on_stage=ignore)
+    assert "recover" not in evaluation.seconds
+    assert evaluation.quantities["parameters"]["value"] == total_parameters(dense, prepared.shape)
+    assert evaluation.quantities["encoder_share"]["value"] == 1.0
+
+
+def test_a_cut_plan_is_measured_recovered_and_scored(prepared: Prepared) -> None:
+    stages: list[str] = []
+    evaluation = evaluate(prepared, HALF, seed=1, on_stage=lambda name, _d, _t: stages.append(name))
+    assert list(dict.fromkeys(stages)) == ["cut", "measure", "recover", "score"]
+    assert stages.count("recover") == 3
+    values = {name: quantity["value"] for name, quantity in evaluation.quantities.items()}
+    assert values["parameters"] == total_parameters(HALF, prepared.shape)
+    assert values["encoder_parameters"] == encoder_parameters(HALF, prepared.shape)
+    assert values["macs"] == encoder_macs(HALF, prepared.shape, tokens=16)
+    assert {"accuracy", "f1", "matthews", "latency_ms", "energy_mj"} <= set(values)
+    assert evaluation.quantities["energy_mj"]["source"] == "model"
+    assert evaluation.conditions["energy_source"] == prepared.energy_source == "model"
+    assert set(evaluation.seconds) == {"cut", "measure", "recover", "score"}
+
+
+def test_same_plan_and_seed_same_result_and_the_teacher_is_not_touched(prepared: Prepared) -> None:
+    before = {name: tensor.clone() for name, tensor in prepared.teacher.state_dict().items()}
+    metrics = [
+        {n: evaluate(prepared, HALF, seed=s, on_stage=ignore).quantities[n]["value"] for n in ("accuracy", "matthews")}
+        for s in (1, 1)
+    ]
+    assert metrics[0] == metrics[1]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in prepared.teacher.state_dict().items())
+
+
+def test_a_plan_that_breaks_a_constraint_is_not_trained(prepared: Prepared) -> None:
+    bounded = changed(prepared, constraints={"parameters": Bound(at_most=17e6), "accuracy": Bound(at_least=0.0)})
+    evaluation = evaluate(bounded, HALF, seed=1, on_stage=ignore)
+    excess = total_parameters(HALF, prepared.shape) - 17e6
+    assert "recover" not in evaluation.seconds
+    assert evaluation.violations["parameters"] == excess > 0
+    assert evaluation.violations["accuracy"] <= 0
+    assert "accuracy" in evaluation.quantities
+    allowed = changed(prepared, constraints={"parameters": Bound(at_most=18e6)})
+    assert "recover" in evaluate(allowed, HALF, seed=1, on_stage=ignore).seconds
+
+
+def test_an_objective_of_ones_own_is_measured(definition: Definition, folder: Path) -> None:
+    class Int8Size:
+        name, unit, direction, needs_scores = "int8_mb", "MB", "minimize", False
+
+        def measure(self, subject: Subject) -> Measurement:
+            return Measurement(sum(p.numel() for p in subject.model.parameters()) / 1e6, self.unit, "counted")
+
+    wanted = definition.model_copy(update={"objectives": ("metric", "int8_mb")})
+    mine = make(wanted, folder, own_objectives={"int8_mb": Int8Size()})
+    evaluation = evaluate(mine, HALF, seed=1, on_stage=ignore)
+    assert evaluation.quantities["int8_mb"]["value"] == pytest.approx(total_parameters(HALF, mine.shape) / 1e6)
+    assert "energy_mj" not in evaluation.quantities
+
+
+@pytest.mark.parametrize(
+    ("error", "part"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried"), "out of memory on cpu .* lower recovery.batch_size"),
+        (MemoryError(), "out of memory on cpu"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "out of memory on cpu"),
+        (MeasurementUnavailable("the counter stood still"), "the counter stood still"),
+    ],
+)
+def test_what_goes_wrong_in_a_trial_is_its_reason(
+    error: Exception, part: str, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(*_args: Any, **_given: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(pipeline, "recover", breaks)
+    with pytest.raises(TrialError, match=part):
+        evaluate(prepared, HALF, seed=1, on_stage=ignore)
+
+
+def test_a_diverging_recovery_is_a_failed_trial(prepared: Prepared) -> None:
+    wild = changed(
+        prepared,
+        recovery=RecoverySettings(steps=40, batch_size=8, learning_rate=0.99, warmup=0.0, precision="fp32"),
+    )
+    broken = {name: float("nan") * tensor for name, tensor in prepared.teacher.state_dict().items()}
+    teacher = pipeline.cut(prepared.teacher, pipeline.choose(Plan.dense(prepared.shape), prepared.scores))
+    teacher.load_state_dict(broken)
+    with pytest.raises(TrialError, match="the loss became nan at step 1 of 40"):
+        evaluate(dataclasses.replace(wild, teacher=teacher), HALF, seed=1, on_stage=ignore)
+
+
+def test_a_programming_error_is_not_hidden(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "recover", lambda *_a, **_k: (_ for _ in ()).throw(RuntimeError("shapes differ")))
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        evaluate(prepared, HALF, seed=1, on_stage=ignore)
+
+
+@pytest.mark.parametrize(
+    ("fields", "part"),
+    [
+        ({"energy": EnergySettings(source="nvml")}, "energy.source"),
+        ({"latency": LatencySettings(tokens=512), "model": "tiny"}, "latency.tokens is 512"),
+        ({"teacher": TeacherSettings(fine_tuned=True)}, "teacher.fine_tuned"),
+        ({"data": "/no/such/file.csv"}, "/no/such/file.csv"),
+        ({"model": "/no/such/folder"}, "/no/such/folder"),
+    ],
+)
+def test_what_cannot_be_prepared_is_said_and_leaves_nothing(
+    fields: dict[str, Any], part: str, definition: Definition, minilm: Path, tmp_path: Path
+) -> None:
+    if fields.get("model") == "tiny":
+        fields = {**fields, "model": str(_with_few_positions(minilm, tmp_path / "tiny"))}
+    with pytest.raises(UserError) as caught:
+        make(definition.model_copy(update=fields), tmp_path / "runs" / "artifacts")
+    assert part in str(caught.value)
+    assert not (tmp_path / "runs").exists()
+
+
+def _with_few_positions(source: Path, target: Path) -> Path:
+    """The packaged checkpoint, cut to 128 positions."""
+    from search.bert.checkpoint import load_dense, save
+    from search.bert.encoding import load_tokenizer
+
+    model = load_dense(source, labels=2)
+    embeddings = model.bert.embeddings
+    embeddings.position_embeddings = torch.nn.Embedding.from_pretrained(
+        embeddings.position_embeddings.weight[:128].detach().clone()
+    )
+    model.config.max_position_embeddings = 128
+    save(model, target)
+    load_tokenizer(str(source)).save_pretrained(target)
+    return target
+
+
+def test_a_fine_tuned_checkpoint_is_used_as_it_is(
+    definition: Definition, folder: Path, prepared: Prepared, tmp_path: Path
+) -> None:
+    teacher = next(folder.glob("teacher-*"))
+    given = definition.model_copy(update={"model": str(teacher), "teacher": TeacherSettings(fine_tuned=True)})
+    stages: list[str] = []
+    mine = make(given, tmp_path, on_stage=lambda name, _d, _t: stages.append(name))
+    assert "teacher" not in stages
+    for name, tensor in mine.teacher.state_dict().items():
+        assert torch.equal(tensor, prepared.teacher.state_dict()[name])
