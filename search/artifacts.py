@@ -15,12 +15,12 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
+from search import folders
 from search.errors import UserError
 
 MANIFEST = "manifest.json"
@@ -54,11 +54,12 @@ class Artifacts:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-        if not existing.is_dir() or not os.access(existing, os.W_OK):
+        try:
+            folders.check_writable(folder)
+        except OSError as error:
             raise UserError(
-                f"the artifact folder '{folder}' cannot be written; name a writable folder with --artifacts"
-            )
+                f"the artifact folder '{folder}' cannot be written ({error.strerror}); name another with --artifacts"
+            ) from None
 
     def made(self, kind: str, key: dict[str, Any], make: Callable[[Path], None]) -> Path:
         """The folder of a thing, made now if it was not made before.
@@ -73,7 +74,7 @@ class Artifacts:
         """
         target = self.folder / f"{kind}-{digest(key)[:20]}"
         lock = target.with_name(target.name + ".lock")
-        new_folders = _make_folder(self.folder)
+        new_folders = folders.make(self.folder)
         with FileLock(lock):
             if _is_intact(target):
                 return target
@@ -88,24 +89,11 @@ class Artifacts:
             except UserError:  # wrong input: leave nothing behind
                 lock.unlink()
                 shutil.rmtree(making)
-                _remove_empty(new_folders)
+                folders.remove_empty(new_folders)
                 raise
             finally:
                 shutil.rmtree(making, ignore_errors=True)
         return target
-
-
-def _make_folder(folder: Path) -> list[Path]:
-    """Make a folder and its parents; returns those that were made now, the innermost first."""
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    return missing
-
-
-def _remove_empty(folders: list[Path]) -> None:
-    for folder in folders:
-        with suppress(OSError):
-            folder.rmdir()
 
 
 def _write_manifest(folder: Path) -> None:

@@ -103,7 +103,8 @@ def resume(
     own = [name for name in definition.objective_names if name not in OBJECTIVES]
     if own:
         raise UserError(
-            f"the study {study!r} has the objective {own[0]!r} of its own study script; run that script again to continue"
+            f"the study {study!r} has the objective {own[0]!r} of its own study script; run that script again to "
+            "continue"
         )
     options = Options.model_construct(storage=storage, artifacts=artifacts, device=device, dry_run=False)
     where = f" --storage {shlex.quote(shown(storage))}" if storage else ""

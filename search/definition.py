@@ -52,8 +52,8 @@ class Task(Part):
     """Column names of a CSV or TSV file without a header line."""
     quoting: bool | None = None
     """Whether quotation marks enclose fields; by default so in CSV files and not in TSV files."""
-    where: dict[str, str] = {}
-    """Keep only the rows whose column has this value, for example {"source": "rotten_tomatoes"}."""
+    where: dict[str, str] | None = None
+    """Keep only the rows whose column has this value, for example {"source": "rotten_tomatoes"}; null keeps all."""
     train: str = "train"
     """Split to train on: name of a hub split, or of a file in the data folder (without its ending)."""
     held_out: str | None = None

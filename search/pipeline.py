@@ -168,7 +168,7 @@ def _check_fits(definition: Definition, shape: Shape) -> None:
     ):
         if tokens > shape.positions:
             raise UserError(
-                f"{name} is {tokens}; the checkpoint '{definition.model}' has {shape.positions} positions; use at most that"
+                f"{name} is {tokens}; the checkpoint '{definition.model}' has {shape.positions} positions; use no more"
             )
     if definition.teacher.fine_tuned and not is_fine_tuned(definition.model):
         raise UserError(

@@ -56,7 +56,7 @@ def read_split(data: str, task: Task, split: str) -> pd.DataFrame:
     else:
         source, table = f"split '{split}' of '{data}'", _read_hub(data, task, split)
     _require_columns(table.columns, task, source)
-    table = _only_where(table, task.where, source)
+    table = _only_where(table, task.where or {}, source)
     columns = {name: _texts(table[name], source) for name in task.text}
     columns[task.label] = _labels(table[task.label], task.labels, source)
     if split == task.train and len(set(columns[task.label])) == 1:
@@ -224,14 +224,14 @@ def _number_rows(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _needed(task: Task) -> list[str]:
-    return list(dict.fromkeys([*task.text, task.label, *task.where]))
+    return list(dict.fromkeys([*task.text, task.label, *(task.where or ())]))
 
 
 def _require_columns(known: Iterable[str], task: Task, source: str) -> None:
     columns = [str(name) for name in known]
     for name in _needed(task):
         if columns and name not in columns:
-            field = "task.where" if name in task.where else "task.label" if name == task.label else "task.text"
+            field = "task.where" if name in (task.where or ()) else "task.label" if name == task.label else "task.text"
             raise UserError(f"{source}: {unknown_name('column', name, columns)}; name one of these in {field}")
 
 

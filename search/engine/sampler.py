@@ -5,8 +5,8 @@
 - NSGA-II gives no generation to a trial whose parameters were all queued, so it would never become a parent. The
   wrapper gives every trial its generation.
 - A sampler with the same seed repeats its samples when a search is resumed, and two workers with equal seeds sample the
-  same. Here every trial has its own seed, from the study's seed and the trial's number: an interrupted search goes on as
-  if it had not been interrupted, and no two workers draw the same.
+  same. Here every trial has its own seed, from the study's seed and the trial's number: an interrupted search goes on
+  as if it had not been interrupted, and no two workers draw the same.
 """
 
 import warnings

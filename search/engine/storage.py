@@ -6,7 +6,6 @@
 - A password in a URL never shows: `shown` is what messages print.
 """
 
-import os
 import warnings
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from optuna.study import Study
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
+from search import folders
 from search.engine.retry import hand_back
 from search.errors import UserError
 
@@ -103,11 +103,12 @@ def existing(url: str, name: str) -> Study | None:
     """
     file = _sqlite_file(url)
     if file is not None and not file.exists():
-        folder = next(parent for parent in file.absolute().parents if parent.exists())
-        if not folder.is_dir() or not os.access(folder, os.W_OK):
+        try:
+            folders.check_writable(file.absolute().parent)
+        except OSError as error:
             raise UserError(
-                f"the storage '{shown(url)}' cannot be made: '{folder}' is not a writable folder; name another"
-            )
+                f"the storage '{shown(url)}' cannot be made ({error.strerror}); name another with --storage"
+            ) from None
         return None
     storage = open_storage(url, create=False)
     if name not in optuna.get_all_study_names(storage):

@@ -110,7 +110,7 @@ def test_wrong_input_leaves_no_trace(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be written; name a writable folder with --artifacts"):
+    with pytest.raises(UserError, match=r"cannot be written \(Not a directory\); name another"):
         Artifacts(tmp_path / "file" / "artifacts")
 
 

@@ -175,7 +175,7 @@ def test_bad_input_is_one_sentence(arguments: list[str], parts: list[str], tmp_p
 )
 def test_bad_data_files(content: bytes, part: str, tmp_path: Path) -> None:
     (tmp_path / "own.csv").write_bytes(content)
-    done = script("quickstart.py", "--data", "own.csv", "--task.where", "{}", folder=tmp_path)
+    done = script("quickstart.py", "--data", "own.csv", "--task.where", "null", folder=tmp_path)
     refused(done, tmp_path, "own.csv", part)
 
 

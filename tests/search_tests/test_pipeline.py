@@ -237,7 +237,7 @@ def _with_few_positions(source: Path, target: Path) -> Path:
 def test_a_fine_tuned_checkpoint_is_used_as_it_is(
     definition: Definition, folder: Path, prepared: Prepared, tmp_path: Path
 ) -> None:
-    teacher = next(folder.glob("teacher-*"))
+    teacher = next(path for path in folder.glob("teacher-*") if path.is_dir())
     given = definition.model_copy(update={"model": str(teacher), "teacher": TeacherSettings(fine_tuned=True)})
     stages: list[str] = []
     mine = make(given, tmp_path, on_stage=lambda name, _d, _t: stages.append(name))

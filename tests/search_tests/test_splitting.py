@@ -14,7 +14,7 @@ from search.definition import Task
 from search.errors import UserError
 
 CARVE = Task(held_out=None, held_out_rows=10, selection_rows=10)
-SST2 = Task(text=("sentence",), phrases=True, selection_rows=500)
+SST2 = Task(text=("sentence",), phrases=True, selection_rows=500, held_out="validation")
 
 
 def write(path: Path, rows: list[tuple[str, object]]) -> str:
@@ -187,7 +187,7 @@ def test_only_whole_sentences_are_carved_and_take_their_phrases_along(tmp_path: 
 def test_phrases_of_given_sentences_leave_train(tmp_path: Path) -> None:
     write(tmp_path / "train.tsv", [*TREES, ("a film 2 is fun", 0)])
     write(tmp_path / "dev.tsv", [("Film 2 is fun , film 12", 0), ("good", 1)])
-    splits = load_splits(str(tmp_path), Task(phrases=True, selection_rows=4), seed=0)
+    splits = load_splits(str(tmp_path), Task(phrases=True, selection_rows=4, held_out="validation"), seed=0)
     train = set(texts_of(splits.train))
     assert not train & {"film 2", "film 12", "film 2 is fun", "is fun"}
     assert {"film 2 is fun .", "film 12 is fun", "a film 2 is fun"} <= train | set(texts_of(splits.selection))
@@ -229,7 +229,9 @@ def test_sst2_carves_both_splits_and_draws_training_rows(glue: Path) -> None:
 
 
 def test_cola_leaves_no_dev_sentence_in_train(glue: Path) -> None:
-    task = Task(text=("sentence",), columns=("source", "label", "mark", "sentence"), selection_rows=500)
+    task = Task(
+        text=("sentence",), columns=("source", "label", "mark", "sentence"), selection_rows=500, held_out="validation"
+    )
     splits = load_splits(str(glue / "CoLA"), task, seed=0)
     assert (len(splits.train), len(splits.selection), len(splits.held_out)) == (8035, 500, 1043)
     train, selection, held_out = sides(splits)

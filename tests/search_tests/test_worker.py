@@ -237,7 +237,7 @@ def test_bounds_of_a_single_layer_are_kept(tmp_path: Path) -> None:
 def test_another_definition_under_the_same_name_is_refused_with_the_differences(tmp_path: Path) -> None:
     _opened, url = begin(tmp_path, DEFINITION)
     other = DEFINITION.model_copy(update={"data": "elsewhere"})
-    with pytest.raises(UserError, match='exists with another definition.*data: "unused" -> "elsewhere"'):
+    with pytest.raises(UserError, match=r'exists with another definition.*data: "unused" -> "elsewhere"'):
         study.check_same(reopened(url), other)
     with pytest.raises(UserError, match="exists with another definition"):
         begin(tmp_path, other)
@@ -253,9 +253,13 @@ def test_a_study_of_another_program_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_creation_is_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(study, "population_size", lambda _settings: (_ for _ in ()).throw(KeyboardInterrupt))
+    def interrupted(_settings: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(study, "population_size", interrupted)
+    with pytest.raises(KeyboardInterrupt):
         begin(tmp_path, DEFINITION)
+    monkeypatch.undo()
     opened, _url = begin(tmp_path, DEFINITION)
     assert work(opened, evaluation_of, SilentListener())
     records = study.read(opened).records
