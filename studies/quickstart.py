@@ -48,9 +48,9 @@ study = Definition(
     ),
     teacher=TeacherSettings(epochs=1.5, learning_rate=2e-4),
     importance=ImportanceSettings(method="fisher", rows=384),
-    recovery=RecoverySettings(steps=40, learning_rate=2e-4),
+    recovery=RecoverySettings(steps=30, learning_rate=2e-4),
     latency=LatencySettings(batch=32, tokens=32, repeats=15),
-    engine=EngineSettings(trials=28),
+    engine=EngineSettings(trials=26),
 )
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from optuna.trial import Trial, TrialState
 
 from search.engine import attributes, sampler
 from search.engine.constraints import set_constraints
-from search.engine.retry import hand_back
+from search.engine.retry import hand_back, take_back_orphans, this_worker
 from search.engine.study import record, stored
 from search.errors import TrialError, UserError
 from search.plan import Plan
@@ -91,6 +91,8 @@ def work(study: Study, evaluate: Evaluate, listener: Listener) -> bool:
         running.trial = trial
         return _run(trial, study, space, names, evaluate, listener, seed=about.definition.engine.seed)
 
+    for number in take_back_orphans(study):
+        listener.note(f"trial {number} was left unfinished by a worker that is gone; its plan is queued again")
     with _interruptible(running, listener):
         while (completed := _completed(study)) < total:
             if running.draining:
@@ -122,6 +124,7 @@ def _run(
 ) -> Sequence[float]:
     """One trial: the values of its plan, and everything that is kept beside them."""
     role = trial.user_attrs.get(attributes.ROLE, "search")
+    trial.set_user_attr(attributes.WORKER, this_worker())
     ratios = {d.name: trial.suggest_float(d.name, d.low, d.high) for d in space.dimensions}
     plan = Plan.dense(space.shape) if role == "dense" else space.plan(ratios)
     trial.set_user_attr(attributes.ROLE, role)

