@@ -165,6 +165,10 @@ class RecoverySettings(Part):
     """Weight of the distillation loss; the rest is cross-entropy on the labels."""
     temperature: float = Field(default=2.0, gt=0)
     """Softmax temperature of teacher and student in the distillation loss."""
+    dropout: Ratio = 0.0
+    """Dropout of the recovery. Steps are few and the teacher's soft labels regularise: 0 is better and faster here."""
+    train_embeddings: bool = False
+    """Whether the word embeddings are trained on as well: that costs time, and a brief recovery gains nothing by it."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Autocast type of training; auto takes bf16 on devices that have it, else fp32. Trials are scored in fp32."""
 

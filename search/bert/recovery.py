@@ -70,6 +70,11 @@ def recover(
         TrialError: If the loss stops being a finite number.
     """
     device = next(model.parameters()).device
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = settings.dropout
+    embeddings = model.get_submodule("bert.embeddings.word_embeddings")
+    embeddings.requires_grad_(settings.train_embeddings)
     loss = cross_entropy()
     if settings.distillation > 0:
         loss = distillation(teacher_logits.to(device), weight=settings.distillation, temperature=settings.temperature)
@@ -82,3 +87,4 @@ def recover(
         precision=settings.precision,
     )
     train(model, rows, loss, schedule, pad_id=pad_id, seed=seed, on_step=on_step)
+    embeddings.requires_grad_(True)

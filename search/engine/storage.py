@@ -116,6 +116,12 @@ def existing(url: str, name: str) -> Study | None:
     return optuna.load_study(study_name=name, storage=storage)
 
 
+def close(storage: RDBStorage) -> None:
+    """Close the storage's connections; it opens new ones when it is used again."""
+    storage.remove_session()
+    storage.engine.dispose()
+
+
 def _sqlite_file(url: str) -> Path | None:
     """The file of an SQLite URL; None for other databases."""
     try:

@@ -163,7 +163,8 @@ def set_trials(study: Study, definition: Definition) -> None:
 def _axis(objective: ObjectiveInfo) -> str:
     """The objective's name on the dashboard's axes, with its unit where the name does not say it."""
     unit = objective.unit
-    return objective.name if not unit or objective.name.endswith(f"_{unit.lower()}") else f"{objective.name} [{unit}]"
+    says_it = not unit or unit == objective.name or objective.name.endswith(f"_{unit.lower()}")
+    return objective.name if says_it else f"{objective.name} [{unit}]"
 
 
 def _queue_ladder(study: Study, definition: Definition, space: Space) -> None:

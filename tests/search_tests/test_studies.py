@@ -219,8 +219,12 @@ def test_the_dashboard_shows_the_front_with_named_axes(dashboard: str, tmp_path:
         page.get_by_text("Pareto Front").first.wait_for(timeout=60_000)
         page.wait_for_function("document.querySelectorAll('.js-plotly-plot .xtitle').length > 0", timeout=60_000)
         titles = page.locator(".js-plotly-plot .xtitle, .js-plotly-plot .ytitle").all_text_contents()
+        text = page.locator("body").inner_text()
         picture = Path(os.environ.get("PARETOBERT_SCREENSHOTS", tmp_path)) / "dashboard.png"
         page.screenshot(path=picture)
         chromium.close()
     assert {"accuracy", "parameters"} & set(titles), titles
+    for name in ("Pareto Front", "Objective X:", "accuracy", "parameters", "latency_ms", "energy_mj"):
+        assert name in text
+    assert "Objective 0" not in text
     assert picture.stat().st_size > 20_000

@@ -163,3 +163,23 @@ def test_autocast_is_used_where_asked_for() -> None:
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
     with autocast(cpu, "fp32"):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_word_embeddings_are_trained_only_where_asked_for(trained: bool) -> None:
+    candidate, data = model(), rows()
+    before = {name: tensor.clone() for name, tensor in candidate.state_dict().items()}
+    settings = RecoverySettings(steps=3, batch_size=8, precision="fp32", train_embeddings=trained)
+    recover(candidate, data, torch.zeros(len(data), 2), settings, pad_id=0, seed=0, on_step=ignore)
+    changed = {name for name, tensor in candidate.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert ("bert.embeddings.word_embeddings.weight" in changed) == trained
+    assert "bert.encoder.layer.0.attention.self.query.weight" in changed
+    assert all(parameter.requires_grad for parameter in candidate.parameters())
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_dropout_is_the_recoverys_own(dropout: float) -> None:
+    candidate, data = model(), rows()
+    settings = RecoverySettings(steps=1, batch_size=8, precision="fp32", dropout=dropout)
+    recover(candidate, data, torch.zeros(len(data), 2), settings, pad_id=0, seed=0, on_step=ignore)
+    assert {module.p for module in candidate.modules() if isinstance(module, nn.Dropout)} == {dropout}

