@@ -1,180 +1,24 @@
 """Plan in, measurements out.
 
-once per study      rows ──► tokens ──► dense teacher ──► its logits, importance of heads and neurons
-for each trial      plan ──► choose ──► cut ──► size, latency, energy ──► recover ──► score ──► measurements
-                                                    └─ breaks a constraint: not trained, scored as it is
+plan ──► choose ──► cut ──► size, latency, energy ──► recover ──► score ──► measurements
+                                 └─ breaks a constraint: not trained, scored as it is
 """
 
-import json
-import math
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
-from objectives import Conditions, MeasurementUnavailable, Objective, Subject, all_metrics, built_in, resolve
-from search.artifacts import Artifacts, digest, digest_of_files
-from search.bert.checkpoint import (
-    PrunedBertForSequenceClassification,
-    fingerprint,
-    is_fine_tuned,
-    load,
-    load_dense,
-    save,
-)
+from objectives import MeasurementUnavailable, Subject, all_metrics
 from search.bert.choose import choose
-from search.bert.encoding import Encoded, collate, encode, load_tokenizer, training_batches
-from search.bert.importance import Scores, importance
-from search.bert.recovery import cross_entropy, recover
-from search.bert.splitting import load_splits
-from search.bert.surgery import cut, shape_of
-from search.bert.training import Schedule, score, train
-from search.definition import Bound, Definition
-from search.errors import TrialError, UserError
-from search.plan import Plan, Shape, encoder_parameters
+from search.bert.recovery import recover
+from search.bert.surgery import cut
+from search.bert.training import score
+from search.definition import Bound
+from search.errors import TrialError
+from search.plan import Plan
+from search.preparation import SCORING_BATCH, OnStage, Prepared, timed
 from search.records import Evaluation
-from search.space import Space
-
-OnStage = Callable[[str, int, int], None]
-"""Told what is being done: name of the stage, steps done, steps in all."""
-
-SCORING_BATCH = 64
-"""Rows per batch when a split is scored; it has no influence on the logits."""
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What is the same for all trials of a study.
-
-    Attributes:
-        definition: The study's definition.
-        device: Where models are trained and measured.
-        space: The study's dimensions.
-        teacher: The dense model, in eval mode, on the device. It is never modified.
-        pad_id: Number of the padding token.
-        train: Training split.
-        selection: Selection split.
-        teacher_logits: The teacher's logits on the training split (rows, labels).
-        scores: Importance of heads and neurons.
-        objectives: Everything that can be measured, by name.
-        energy_source: `nvml`, `rapl` or `model`.
-        seconds: What the preparation took now, by stage; near 0 where it was found in the artifact folder.
-    """
-
-    definition: Definition
-    device: torch.device
-    space: Space
-    teacher: PrunedBertForSequenceClassification
-    pad_id: int
-    train: Encoded
-    selection: Encoded
-    teacher_logits: Tensor
-    scores: Scores
-    objectives: Mapping[str, Objective]
-    energy_source: str
-    seconds: dict[str, float]
-
-    @property
-    def shape(self) -> Shape:
-        """Sizes of the dense model."""
-        return self.space.shape
-
-
-def prepare(
-    definition: Definition,
-    artifacts: Artifacts,
-    *,
-    device: torch.device,
-    own_objectives: Mapping[str, Objective],
-    energy_source: str | None,
-    on_stage: OnStage,
-) -> Prepared:
-    """Make, or find in the artifact folder, what is the same for all trials.
-
-    Args:
-        definition: The study's definition.
-        artifacts: Where it is kept.
-        device: Where to train and measure.
-        own_objectives: Objectives of the study script, by name.
-        energy_source: Source that the study already uses; None resolves the definition's.
-        on_stage: Told what is being done.
-
-    Returns:
-        Everything that a trial needs.
-
-    Raises:
-        UserError: If the checkpoint, the data, the space or the energy source cannot be used.
-    """
-    seconds: dict[str, float] = {}
-    try:
-        source = resolve(energy_source or definition.energy.source, device)
-    except MeasurementUnavailable as error:
-        raise UserError(f"energy.source: {error}") from None
-    seed = definition.engine.seed
-    dense = load_dense(definition.model, labels=len(definition.task.labels), seed=seed)
-    space = Space.of(definition.space, shape_of(dense))
-    _check_fits(definition, space.shape)
-    tokenizer = load_tokenizer(definition.model)
-    with _timed(seconds, "tokens"):
-        rows_key, rows = _tokens(definition, artifacts, tokenizer, on_stage)
-    with _timed(seconds, "teacher"):
-        teacher_key, teacher = _teacher(
-            definition, artifacts, dense, tokenizer, rows_key, rows["train"], device, on_stage
-        )
-    pad_id = int(tokenizer.pad_token_id)
-    with _timed(seconds, "teacher logits"):
-        logits = _teacher_logits(artifacts, teacher, teacher_key, rows["train"], pad_id, on_stage)
-    with _timed(seconds, "importance"):
-        scores = _importance(definition, artifacts, teacher, teacher_key, rows["train"], pad_id, on_stage)
-    latency, energy = definition.latency, definition.energy
-    known = built_in(
-        dense_encoder_parameters=encoder_parameters(Plan.dense(space.shape), space.shape),
-        conditions=Conditions(latency.batch, latency.tokens, latency.threads, latency.warmup, latency.repeats),
-        device=device,
-        energy_source=source,
-        energy_window_s=energy.window_s,
-        picojoules_per_mac=energy.picojoules_per_mac,
-        picojoules_per_byte=energy.picojoules_per_byte,
-    )
-    return Prepared(
-        definition=definition,
-        device=device,
-        space=space,
-        teacher=teacher,
-        pad_id=pad_id,
-        train=rows["train"],
-        selection=rows["selection"],
-        teacher_logits=logits,
-        scores=scores,
-        objectives={**known, **own_objectives},
-        energy_source=source,
-        seconds=seconds,
-    )
-
-
-def _check_fits(definition: Definition, shape: Shape) -> None:
-    """Refuse sequences that are longer than the model's positions, and a fine-tuned model that is not."""
-    for name, tokens in (
-        ("task.max_tokens", definition.task.max_tokens),
-        ("latency.tokens", definition.latency.tokens),
-    ):
-        if tokens > shape.positions:
-            raise UserError(
-                f"{name} is {tokens}; the checkpoint '{definition.model}' has {shape.positions} positions; use no more"
-            )
-    if definition.teacher.fine_tuned and not is_fine_tuned(definition.model):
-        raise UserError(
-            f"teacher.fine_tuned is true and the checkpoint '{definition.model}' holds no classifier; "
-            "name a fine-tuned one, or set teacher.fine_tuned to false"
-        )
 
 
 def evaluate(prepared: Prepared, plan: Plan, *, seed: int, on_stage: OnStage) -> Evaluation:
@@ -208,11 +52,11 @@ def evaluate(prepared: Prepared, plan: Plan, *, seed: int, on_stage: OnStage) ->
 
 def _evaluate(prepared: Prepared, plan: Plan, seed: int, on_stage: OnStage) -> Evaluation:
     definition, seconds = prepared.definition, dict[str, float]()
-    with _timed(seconds, "cut"):
+    with timed(seconds, "cut"):
         on_stage("cut", 0, 1)
         model = cut(prepared.teacher, choose(plan, prepared.scores))
     quantities = {}
-    with _timed(seconds, "measure"):
+    with timed(seconds, "measure"):
         on_stage("measure", 0, 1)
         for name, objective in prepared.objectives.items():
             if not objective.needs_scores and _is_wanted(name, prepared):
@@ -220,7 +64,7 @@ def _evaluate(prepared: Prepared, plan: Plan, seed: int, on_stage: OnStage) -> E
     violations = _violations(definition.constraints, quantities)
     within = all(excess <= 0 for excess in violations.values())
     if within and plan != Plan.dense(prepared.shape) and definition.recovery.steps:
-        with _timed(seconds, "recover"):
+        with timed(seconds, "recover"):
             recover(
                 model,
                 prepared.train,
@@ -230,7 +74,7 @@ def _evaluate(prepared: Prepared, plan: Plan, seed: int, on_stage: OnStage) -> E
                 seed=seed,
                 on_step=lambda done, total: on_stage("recover", done, total),
             )
-    with _timed(seconds, "score"):
+    with timed(seconds, "score"):
         logits = score(
             model,
             prepared.selection,
@@ -275,12 +119,6 @@ def _violations(constraints: Mapping[str, Bound], quantities: Mapping[str, Mappi
     return excess
 
 
-def _moved(model: PrunedBertForSequenceClassification, device: torch.device) -> PrunedBertForSequenceClassification:
-    """The model on a device (nn.Module.to, which transformers hides from type checkers)."""
-    torch.nn.Module.to(model, device)
-    return model
-
-
 def _conditions(prepared: Prepared) -> dict[str, Any]:
     device = prepared.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
@@ -297,144 +135,3 @@ def _out_of_memory(prepared: Prepared, error: Exception) -> str:
         f"out of memory on {prepared.device} ({str(error).splitlines()[0] if str(error) else type(error).__name__}); "
         f"lower recovery.batch_size (now {prepared.definition.recovery.batch_size})"
     )
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    seconds[stage] = round(time.perf_counter() - start, 3)
-
-
-def _tokens(
-    definition: Definition, artifacts: Artifacts, tokenizer: PreTrainedTokenizerBase, on_stage: OnStage
-) -> tuple[str, dict[str, Encoded]]:
-    """The splits as token ids; the held-out split is stored with them and not loaded."""
-    data = Path(definition.data)
-    key = {
-        "data": digest_of_files(data) if data.exists() else definition.data,
-        "task": definition.task.model_dump(mode="json", exclude={"metric"}),
-        "tokenizer": digest(tokenizer.get_vocab()),
-        "seed": definition.engine.seed,
-    }
-
-    def make(folder: Path) -> None:
-        on_stage("read", 0, 1)
-        splits = load_splits(definition.data, definition.task, seed=definition.engine.seed)
-        named = {"train": splits.train, "selection": splits.selection, "held_out": splits.held_out}
-        for number, (name, rows) in enumerate(named.items()):
-            on_stage("tokens", number, len(named))
-            encoded = encode(rows, tokenizer, max_tokens=definition.task.max_tokens)
-            save_file(encoded.to_tensors(), folder / f"{name}.safetensors")
-
-    folder = artifacts.made("tokens", key, make)
-    loaded = {name: Encoded.from_tensors(load_file(folder / f"{name}.safetensors")) for name in ("train", "selection")}
-    return digest(key), loaded
-
-
-def _teacher(
-    definition: Definition,
-    artifacts: Artifacts,
-    dense: PrunedBertForSequenceClassification,
-    tokenizer: PreTrainedTokenizerBase,
-    rows_key: str,
-    rows: Encoded,
-    device: torch.device,
-    on_stage: OnStage,
-) -> tuple[str, PrunedBertForSequenceClassification]:
-    """The dense classifier: the checkpoint as it is where it is fine-tuned already, else fine-tuned now."""
-    settings = definition.teacher
-    key: dict[str, Any] = {"model": fingerprint(definition.model), "labels": list(definition.task.labels)}
-    if not settings.fine_tuned:
-        key |= {
-            "rows": rows_key,
-            "teacher": settings.model_dump(mode="json"),
-            "precision": definition.recovery.precision,
-            "seed": definition.engine.seed,
-        }
-
-    def make(folder: Path) -> None:
-        if not settings.fine_tuned:
-            schedule = Schedule(
-                steps=max(1, round(len(rows) / settings.batch_size * settings.epochs)),
-                batch_size=settings.batch_size,
-                learning_rate=settings.learning_rate,
-                warmup=settings.warmup,
-                weight_decay=settings.weight_decay,
-                precision=definition.recovery.precision,
-            )
-            _moved(dense, device)
-            try:
-                train(
-                    dense,
-                    rows,
-                    cross_entropy(),
-                    schedule,
-                    pad_id=int(tokenizer.pad_token_id),
-                    seed=definition.engine.seed,
-                    on_step=lambda done, total: on_stage("teacher", done, total),
-                )
-            except TrialError as failure:
-                raise UserError(
-                    f"the dense teacher cannot be fine-tuned: {failure} (field teacher.learning_rate)"
-                ) from None
-        save(dense, folder)
-        tokenizer.save_pretrained(folder)
-
-    folder = artifacts.made("teacher", key, make)
-    return digest(key), _moved(load(folder), device)
-
-
-def _teacher_logits(
-    artifacts: Artifacts,
-    teacher: PrunedBertForSequenceClassification,
-    teacher_key: str,
-    rows: Encoded,
-    pad_id: int,
-    on_stage: OnStage,
-) -> Tensor:
-    """The teacher's logits on the training split (rows, labels), float32."""
-
-    def make(folder: Path) -> None:
-        logits = score(
-            teacher,
-            rows,
-            pad_id=pad_id,
-            batch_size=SCORING_BATCH,
-            precision="auto",
-            on_step=lambda done, total: on_stage("teacher logits", done, total),
-        )
-        save_file({"logits": logits}, folder / "logits.safetensors")
-
-    folder = artifacts.made("logits", {"teacher": teacher_key, "rows": len(rows)}, make)
-    return load_file(folder / "logits.safetensors")["logits"]
-
-
-def _importance(
-    definition: Definition,
-    artifacts: Artifacts,
-    teacher: PrunedBertForSequenceClassification,
-    teacher_key: str,
-    rows: Encoded,
-    pad_id: int,
-    on_stage: OnStage,
-) -> Scores:
-    """Importance of the teacher's heads and neurons, on training rows drawn with the study's seed."""
-    settings, seed, size = definition.importance, definition.engine.seed, 32
-
-    def batches() -> Iterator[dict[str, Tensor]]:
-        device = next(teacher.parameters()).device
-        total = math.ceil(min(settings.rows, len(rows)) / size)
-        for number, batch in enumerate(islice(training_batches(rows, batch_size=size, seed=seed), total)):
-            on_stage("importance", number, total)
-            yield collate(rows, batch, pad_id=pad_id, device=device)
-
-    def make(folder: Path) -> None:
-        scores = importance(settings.method, teacher, batches())
-        save_file(scores.to_tensors(), folder / "scores.safetensors")
-        (folder / "settings.json").write_text(json.dumps(settings.model_dump(mode="json")), encoding="utf-8")
-
-    folder = artifacts.made(
-        "importance", {"teacher": teacher_key, "seed": seed, **settings.model_dump(mode="json")}, make
-    )
-    return Scores.from_tensors(load_file(folder / "scores.safetensors"))

@@ -147,7 +147,7 @@ def search(
     existing = storages.existing(url, definition.name)
     if existing is not None:
         studies.check_same(existing, definition)
-    from search import pipeline
+    from search import pipeline, preparation
     from search.records import ObjectiveInfo
 
     device = _device(options.device)
@@ -159,7 +159,7 @@ def search(
         soft_wrap=True,
     )
     with Display(console, metric=definition.task.metric, total=definition.engine.trials) as display:
-        prepared = pipeline.prepare(
+        prepared = preparation.prepare(
             definition,
             artifacts,
             device=device,

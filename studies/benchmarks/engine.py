@@ -25,8 +25,9 @@ from search.bert.recovery import recover
 from search.bert.surgery import cut
 from search.engine import storage, study
 from search.engine.worker import work
-from search.pipeline import Prepared, evaluate, prepare
+from search.pipeline import evaluate
 from search.plan import Plan, encoder_macs
+from search.preparation import Prepared, prepare
 from search.records import Evaluation, ObjectiveInfo, Record
 
 RATIOS = {"50": 0.5, "25": 0.25}

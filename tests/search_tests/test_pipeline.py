@@ -21,8 +21,9 @@ from search.definition import (
     TeacherSettings,
 )
 from search.errors import TrialError, UserError
-from search.pipeline import Prepared, evaluate, prepare
+from search.pipeline import evaluate
 from search.plan import Plan, encoder_macs, encoder_parameters, total_parameters
+from search.preparation import Prepared, prepare
 
 HALF = Plan((6,) * 6, (768,) * 6)
 CPU = torch.device("cpu")
