@@ -4,6 +4,9 @@ plan ──► choose ──► cut ──► size, latency, energy ──► re
                                  └─ breaks a constraint: not trained, scored as it is
 """
 
+import ctypes
+import gc
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -48,6 +51,8 @@ def evaluate(prepared: Prepared, plan: Plan, *, seed: int, on_stage: OnStage) ->
         raise
     except MeasurementUnavailable as error:
         raise TrialError(str(error)) from None
+    finally:
+        _give_memory_back()
 
 
 def _evaluate(prepared: Prepared, plan: Plan, seed: int, on_stage: OnStage) -> Evaluation:
@@ -128,6 +133,13 @@ def _conditions(prepared: Prepared) -> dict[str, Any]:
         "torch": torch.__version__,
         "energy_source": prepared.energy_source,
     }
+
+
+def _give_memory_back() -> None:
+    """Return what a trial's models held: glibc keeps freed memory in pieces, and a long study would grow by it."""
+    gc.collect()
+    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "malloc_trim"):
+        library.malloc_trim(0)
 
 
 def _out_of_memory(prepared: Prepared, error: Exception) -> str:
