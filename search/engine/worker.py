@@ -11,6 +11,7 @@ Ctrl-C once lets the running trial finish; twice hands its plan back to the queu
 """
 
 import signal
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -144,7 +145,7 @@ def _run(
         missing = [name for name in names if name not in evaluation.quantities]
         if missing:
             raise TrialError(f"the evaluation did not measure {', '.join(missing)}")
-    except TrialError as failure:
+    except (TrialError, UserError) as failure:
         trial.set_user_attr(attributes.FAILURE, str(failure))
         raise
     except KeyboardInterrupt:
@@ -233,7 +234,13 @@ def _was_taken_away(study: Study, running: _Running) -> bool:
 
 @contextmanager
 def _interruptible(running: _Running, listener: Listener) -> Iterator[None]:
-    """First Ctrl-C: finish the running trial, then end. Second Ctrl-C, or a request to terminate: end now."""
+    """First Ctrl-C: finish the running trial, then end. Second Ctrl-C, or a request to terminate: end now.
+
+    Signals reach the main thread only; in another one nothing is changed.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         if running.draining:
