@@ -3,10 +3,12 @@
 python studies/sst2.py --recovery.steps 300 --space.heads.low 0.25 --dry-run
 """
 
+import json
 import os
 import re
 from argparse import ArgumentParser
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any, NoReturn
 
 from pydantic import Field, ValidationError, create_model
@@ -16,6 +18,7 @@ from pydantic_settings import (
     CliSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
 )
 
 from search.definition import Definition, build, explain
@@ -23,6 +26,14 @@ from search.errors import UserError, unknown_name
 
 STORAGE_VARIABLE = "PARETOBERT_STORAGE"
 """Environment variable that names the study database."""
+
+
+MAPPINGS = {
+    "task.where": '{"source": "rotten_tomatoes"}',
+    "space.layers": '{"0": {"heads": {"low": 0.5}}}',
+    "constraints": '{"latency_ms": {"at_most": 5}}',
+}
+"""Fields whose value is a JSON object, with an example of each."""
 
 
 class Options(BaseSettings):
@@ -68,6 +79,27 @@ class _Parser(ArgumentParser):
         raise UserError(unknown_name("argument", unknown[1], known).split(" Known:")[0] + " --help lists them all")
 
 
+def _take_mappings(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """Take out the arguments whose value is a JSON object: it replaces the script's, where the library would merge."""
+    rest: list[str] = []
+    mappings: dict[str, Any] = {}
+    waiting = iter(arguments)
+    for argument in waiting:
+        name, equals, value = argument.removeprefix("--").partition("=")
+        if not argument.startswith("--") or name not in MAPPINGS:
+            rest.append(argument)
+            continue
+        value = value if equals else next(waiting, "")
+        try:
+            mappings[name] = json.loads(value)
+        except json.JSONDecodeError:
+            raise UserError(
+                f"--{name} is {value!r}, which is not JSON; write an object in quotation marks, for example "
+                f"--{name} '{MAPPINGS[name]}'"
+            ) from None
+    return rest, mappings
+
+
 def parse(definition: Definition, arguments: Sequence[str], *, program: str) -> tuple[Definition, Options]:
     """Override a definition from the command line.
 
@@ -100,10 +132,16 @@ def parse(definition: Definition, arguments: Sequence[str], *, program: str) -> 
         cli_avoid_json=True,
         cli_parse_none_str="null",
     )
+    rest, mappings = _take_mappings(arguments)
     try:
-        given = CliApp.run(model, cli_args=list(arguments), cli_settings_source=source)
+        given = CliApp.run(model, cli_args=rest, cli_settings_source=source)
     except ValidationError as error:
         raise UserError(explain(error, source="the command line")) from None
+    except SettingsError as error:
+        raise UserError(f"the command line: {error}; --help lists the arguments and their types") from None
     values = given.model_dump(mode="json")
     options = {name: values.pop(name) for name in Options.model_fields}
+    for path, mapping in mappings.items():
+        *parts, last = path.split(".")
+        reduce(lambda inner, part: inner[part], parts, values)[last] = mapping
     return build(values, source="the command line"), Options.model_construct(**options)

@@ -75,25 +75,31 @@ class Artifacts:
         target = self.folder / f"{kind}-{digest(key)[:20]}"
         lock = target.with_name(target.name + ".lock")
         new_folders = folders.make(self.folder)
-        with FileLock(lock):
-            if _is_intact(target):
-                return target
-            shutil.rmtree(target, ignore_errors=True)
-            making = self.folder / f".making-{kind}-{uuid.uuid4().hex}"
-            making.mkdir()
-            try:
-                make(making)
-                (making / "key.json").write_text(json.dumps(key, indent=1, sort_keys=True), encoding="utf-8")
-                _write_manifest(making)
-                making.rename(target)
-            except UserError:  # wrong input: leave nothing behind
-                lock.unlink()
-                shutil.rmtree(making)
-                folders.remove_empty(new_folders)
-                raise
-            finally:
-                shutil.rmtree(making, ignore_errors=True)
+        try:
+            with FileLock(lock):
+                self._make(target, key, make)
+        except UserError:  # wrong input: leave nothing behind
+            lock.unlink(missing_ok=True)
+            folders.remove_empty(new_folders)
+            raise
         return target
+
+    def _make(self, target: Path, key: dict[str, Any], make: Callable[[Path], None]) -> None:
+        """Make a thing under its name, unless it is there and intact; the lock is held."""
+        if _is_intact(target):
+            return
+        shutil.rmtree(target, ignore_errors=True)
+        for left_over in self.folder.glob(f".making-{target.name}-*"):
+            shutil.rmtree(left_over, ignore_errors=True)  # of a maker that was killed
+        making = self.folder / f".making-{target.name}-{uuid.uuid4().hex}"
+        making.mkdir()
+        try:
+            make(making)
+            (making / "key.json").write_text(json.dumps(key, indent=1, sort_keys=True), encoding="utf-8")
+            _write_manifest(making)
+            making.rename(target)
+        finally:
+            shutil.rmtree(making, ignore_errors=True)
 
 
 def _write_manifest(folder: Path) -> None:

@@ -57,7 +57,9 @@ def front(
         try:
             front_frame(result).to_csv(csv, index=False)
         except OSError as error:
-            raise UserError(f"the file '{csv}' cannot be written ({error.strerror}); name another with --csv") from None
+            raise UserError(
+                f"the file '{csv}' cannot be written ({error.strerror or error}); name another with --csv"
+            ) from None
     if as_json:
         print(json.dumps({"study": study, "hypervolume": hypervolume(result), "points": points(result)}))
     else:
@@ -100,11 +102,11 @@ def resume(
     if trials is not None:
         engine = definition.engine.model_copy(update={"trials": trials})
         definition = definition.model_copy(update={"engine": engine})
-    own = [name for name in definition.objective_names if name not in OBJECTIVES]
+    own = [name for name in (*definition.objective_names, *definition.bounds) if name not in OBJECTIVES]
     if own:
         raise UserError(
-            f"the study {study!r} has the objective {own[0]!r} of its own study script; run that script again to "
-            "continue"
+            f"the study {study!r} has the objective or constraint {own[0]!r} of its own study script; "
+            "run that script again to continue"
         )
     options = Options.model_construct(storage=storage, artifacts=artifacts, device=device, dry_run=False)
     where = f" --storage {shlex.quote(shown(storage))}" if storage else ""

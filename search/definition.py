@@ -4,7 +4,6 @@ A definition is written in a study script, overridden from the command line (`se
 study, and read back by every command. Nothing that is not in it may change what a trial returns.
 """
 
-import hashlib
 import json
 import re
 from pathlib import Path
@@ -215,6 +214,8 @@ class Bound(Part):
     def _check(self) -> Self:
         if self.at_least is None and self.at_most is None:
             raise ValueError("a constraint needs at_least, at_most or both")
+        if self.at_least is not None and self.at_most is not None and self.at_least > self.at_most:
+            raise ValueError(f"at_least is {self.at_least} and at_most is {self.at_most}: no value keeps both")
         return self
 
 
@@ -281,6 +282,8 @@ class Definition(Part):
     def _check(self) -> Self:
         if len(set(self.objective_names)) != len(self.objective_names):
             raise ValueError(f"objectives are {list(self.objective_names)}: each may stand there once")
+        if "f1" in (*self.objective_names, *self.bounds) and len(self.task.labels) != 2:
+            raise ValueError(f"f1 is asked for with {len(self.task.labels)} labels: f1 is for two, use accuracy")
         return self
 
     @property
@@ -288,17 +291,19 @@ class Definition(Part):
         """The objectives with `metric` resolved to the task's metric."""
         return tuple(self.task.metric if name == "metric" else name for name in self.objectives)
 
+    @property
+    def bounds(self) -> dict[str, Bound]:
+        """The constraints with `metric` resolved to the task's metric."""
+        return {self.task.metric if name == "metric" else name: bound for name, bound in self.constraints.items()}
+
     def to_json(self) -> str:
         """The whole definition as one JSON object; `from_json` gives an equal definition back."""
         return self.model_dump_json()
 
-    def digest(self) -> str:
-        """SHA-256 of the canonical JSON text, in hexadecimal."""
-        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
 
-
-MAY_CHANGE = ("engine.trials", "engine.failures_in_a_row")
-"""Fields that may differ when a study is resumed: they say when to stop, not what a trial returns."""
+MAY_CHANGE = ("engine.trials", "engine.failures_in_a_row", "model", "data")
+"""Fields that may differ when a study is resumed: when to stop, and where checkpoint and data lie. What these hold is
+compared by content when the study is prepared."""
 
 
 def build(values: dict[str, Any], *, source: str) -> Definition:
@@ -355,17 +360,17 @@ def from_file(path: Path) -> Definition:
     return from_json(text, source=f"the definition file '{path}'")
 
 
-def explain(error: ValidationError, *, source: str) -> str:
+def explain(error: ValidationError, *, source: str, root: type[Part] = Definition) -> str:
     """Turn pydantic's errors into one message that names each field, its value, the rule and the nearest name."""
-    return f"{source}: " + "; ".join(_explain_one(dict(item)) for item in error.errors(include_url=False))
+    return f"{source}: " + "; ".join(_explain_one(dict(item), root) for item in error.errors(include_url=False))
 
 
-def _explain_one(item: dict[str, Any]) -> str:
+def _explain_one(item: dict[str, Any], root: type[Part]) -> str:
     path = [str(step) for step in item["loc"]]
     name = ".".join(path)
     if item["type"] == "extra_forbidden":
         prefix = name.removesuffix(path[-1])
-        return unknown_name("field", name, [prefix + known for known in _fields_at(path[:-1])])
+        return unknown_name("field", name, [prefix + known for known in _fields_at(root, path[:-1])])
     if item["type"] == "missing":
         return f"field {name!r} is missing; give it a value"
     rule = item["msg"].removeprefix("Value error, ")
@@ -374,9 +379,9 @@ def _explain_one(item: dict[str, Any]) -> str:
     return f"{name}{shown}: {rule}" if name else rule
 
 
-def _fields_at(path: list[str]) -> list[str]:
+def _fields_at(root: type[Part], path: list[str]) -> list[str]:
     """Names of the fields of the part that a path of field names leads to."""
-    part: Any = Definition
+    part: Any = root
     for step in path:
         field = part.model_fields.get(step)
         part = field.annotation if field is not None else part

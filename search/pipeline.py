@@ -8,6 +8,7 @@ import ctypes
 import gc
 import sys
 from collections.abc import Mapping
+from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -66,7 +67,7 @@ def _evaluate(prepared: Prepared, plan: Plan, seed: int, on_stage: OnStage) -> E
         for name, objective in prepared.objectives.items():
             if not objective.needs_scores and _is_wanted(name, prepared):
                 quantities[name] = objective.measure(Subject(model)).to_dict()
-    violations = _violations(definition.constraints, quantities)
+    violations = _violations(definition.bounds, quantities)
     within = all(excess <= 0 for excess in violations.values())
     if within and plan != Plan.dense(prepared.shape) and definition.recovery.steps:
         with timed(seconds, "recover"):
@@ -95,9 +96,12 @@ def _evaluate(prepared: Prepared, plan: Plan, seed: int, on_stage: OnStage) -> E
     for name, objective in prepared.objectives.items():
         if objective.needs_scores and name not in quantities and _is_wanted(name, prepared):
             quantities[name] = objective.measure(scored).to_dict()
+    unmeasured = [name for name in definition.bounds if name not in quantities]
+    if unmeasured:
+        raise TrialError(f"the constraint on {unmeasured[0]!r} cannot be checked: nothing measured it")
     return Evaluation(
         quantities=quantities,
-        violations=_violations(definition.constraints, quantities),
+        violations=_violations(definition.bounds, quantities),
         seconds=seconds,
         conditions=_conditions(prepared),
     )
@@ -108,7 +112,7 @@ ALWAYS = ("parameters", "encoder_parameters", "encoder_share", "macs", "latency_
 
 
 def _is_wanted(name: str, prepared: Prepared) -> bool:
-    asked = (*prepared.definition.objective_names, *prepared.definition.constraints)
+    asked = (*prepared.definition.objective_names, *prepared.definition.bounds)
     return name in asked or name in ALWAYS
 
 
@@ -131,6 +135,8 @@ def _conditions(prepared: Prepared) -> dict[str, Any]:
         "device": f"{device} ({name})",
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
+        "transformers": version("transformers"),
+        "paretobert": version("paretobert"),
         "energy_source": prepared.energy_source,
     }
 

@@ -3,8 +3,8 @@
 Reference for the counts: `BertForSequenceClassification` of transformers 5 (pooler included).
 """
 
-from dataclasses import asdict, dataclass
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Self
 
 
 @dataclass(frozen=True)
@@ -61,19 +61,6 @@ class Plan:
     def dense(cls, shape: Shape) -> Self:
         """The plan that keeps everything."""
         return cls(heads=(shape.heads,) * shape.layers, neurons=(shape.neurons,) * shape.layers)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain lists, for JSON."""
-        return {name: list(counts) for name, counts in asdict(self).items()}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
-        """The plan that `to_dict` wrote.
-
-        Raises:
-            ValueError: If `values` does not hold a plan.
-        """
-        return cls(heads=tuple(map(int, values["heads"])), neurons=tuple(map(int, values["neurons"])))
 
     def __str__(self) -> str:
         return f"heads {' '.join(map(str, self.heads))} | neurons {' '.join(map(str, self.neurons))}"

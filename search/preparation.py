@@ -63,6 +63,8 @@ class Prepared:
         scores: Importance of heads and neurons.
         objectives: Everything that can be measured, by name.
         energy_source: `nvml`, `rapl` or `model`.
+        content: Hashes of the rows and of the dense model's making.
+        machine: Device and threads that latencies are measured with.
         seconds: What the preparation took now, by stage; near 0 where it was found in the artifact folder.
     """
 
@@ -77,6 +79,8 @@ class Prepared:
     scores: Scores
     objectives: Mapping[str, Objective]
     energy_source: str
+    content: dict[str, str]
+    machine: str
     seconds: dict[str, float]
 
     @property
@@ -91,7 +95,9 @@ def prepare(
     *,
     device: torch.device,
     own_objectives: Mapping[str, Objective],
-    energy_source: str | None,
+    energy_source: str | None = None,
+    content: Mapping[str, str] | None = None,
+    machine: str | None = None,
     on_stage: OnStage,
 ) -> Prepared:
     """Make, or find in the artifact folder, what is the same for all trials.
@@ -102,14 +108,23 @@ def prepare(
         device: Where to train and measure.
         own_objectives: Objectives of the study script, by name.
         energy_source: Source that the study already uses; None resolves the definition's.
+        content: Hashes that the study was created with; None for a new one.
+        machine: Device and threads that the study was created with; None for a new one.
         on_stage: Told what is being done.
 
     Returns:
         Everything that a trial needs.
 
     Raises:
-        UserError: If the checkpoint, the data, the space or the energy source cannot be used.
+        UserError: If the checkpoint, the data, the space or the energy source cannot be used, or are not what the study
+            was created with.
     """
+    here = _machine(definition, device)
+    if machine not in (None, here):
+        raise UserError(
+            f"the study {definition.name!r} was measured on {machine}, and this is {here}; latencies of the two do not "
+            "compare: set --device and OMP_NUM_THREADS likewise, or choose another name (--name)"
+        )
     seconds: dict[str, float] = {}
     try:
         source = resolve(energy_source or definition.energy.source, device)
@@ -118,19 +133,22 @@ def prepare(
     seed = definition.engine.seed
     dense = load_dense(definition.model, labels=len(definition.task.labels), seed=seed)
     space = Space.of(definition.space, shape_of(dense))
-    _check_fits(definition, space.shape)
     tokenizer = load_tokenizer(definition.model)
+    _check_fits(definition, dense, space.shape, tokenizer)
     with timed(seconds, "tokens"):
-        rows_key, rows = _tokens(definition, artifacts, tokenizer, on_stage)
+        rows_key, rows = _tokens(definition, artifacts, tokenizer, content, on_stage)
     with timed(seconds, "teacher"):
         teacher_key, teacher = _teacher(
-            definition, artifacts, dense, tokenizer, rows_key, rows["train"], device, on_stage
+            definition, artifacts, dense, tokenizer, rows_key, rows["train"], device, content, on_stage
         )
     pad_id = int(tokenizer.pad_token_id)
     with timed(seconds, "teacher logits"):
-        logits = _teacher_logits(artifacts, teacher, teacher_key, rows["train"], pad_id, on_stage)
+        logits = _teacher_logits(
+            artifacts, teacher, {"teacher": teacher_key, "rows": rows_key}, rows["train"], pad_id, on_stage
+        )
     with timed(seconds, "importance"):
-        scores = _importance(definition, artifacts, teacher, teacher_key, rows["train"], pad_id, on_stage)
+        key = {"teacher": teacher_key, "rows": rows_key}
+        scores = _importance(definition, artifacts, teacher, key, rows["train"], pad_id, on_stage)
     latency, energy = definition.latency, definition.energy
     known = built_in(
         dense_encoder_parameters=encoder_parameters(Plan.dense(space.shape), space.shape),
@@ -153,12 +171,51 @@ def prepare(
         scores=scores,
         objectives={**known, **own_objectives},
         energy_source=source,
+        content={"rows": rows_key, "teacher": teacher_key},
+        machine=here,
         seconds=seconds,
     )
 
 
-def _check_fits(definition: Definition, shape: Shape) -> None:
-    """Refuse sequences that are longer than the model's positions, and a fine-tuned model that is not."""
+def _machine(definition: Definition, device: torch.device) -> str:
+    """Device and threads that latencies are measured with: trials of one study compare only under the same."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return f"{name} with {definition.latency.threads or torch.get_num_threads()} threads"
+
+
+def _check_content(what: str, where: str, content: Mapping[str, str] | None, kind: str, digest_: str) -> None:
+    """Refuse to go on with other content than the study was created with."""
+    if content is not None and content[kind] != digest_:
+        raise UserError(
+            f"the {what} '{where}' is not what the study was created with: its content has changed; "
+            "choose another name (--name) for a study of the new one"
+        )
+
+
+def _check_fits(
+    definition: Definition,
+    dense: PrunedBertForSequenceClassification,
+    shape: Shape,
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    """Refuse what does not fit together: sequences and positions, tokenizer and embeddings, labels and classifier."""
+    if tokenizer.pad_token_id is None or len(tokenizer) > shape.vocabulary:
+        raise UserError(
+            f"the tokenizer of the checkpoint '{definition.model}' has {len(tokenizer)} tokens and the padding token "
+            f"{tokenizer.pad_token!r}, its model {shape.vocabulary} tokens; name a checkpoint with its own tokenizer"
+        )
+    if len(definition.task.text) > shape.token_types:
+        raise UserError(
+            f"task.text names {len(definition.task.text)} columns; the checkpoint '{definition.model}' tells "
+            f"{shape.token_types} text apart; name one column, or another checkpoint"
+        )
+    named = [str(name) for _, name in sorted((dense.config.id2label or {}).items())]
+    declared = list(definition.task.labels)
+    if definition.teacher.fine_tuned and named != declared and not all(name.startswith("LABEL_") for name in named):
+        raise UserError(
+            f"task.labels are {declared} and the fine-tuned checkpoint '{definition.model}' has the labels {named}; "
+            "their order gives the class numbers: declare them as the checkpoint does"
+        )
     for name, tokens in (
         ("task.max_tokens", definition.task.max_tokens),
         ("latency.tokens", definition.latency.tokens),
@@ -175,10 +232,14 @@ def _check_fits(definition: Definition, shape: Shape) -> None:
 
 
 def _tokens(
-    definition: Definition, artifacts: Artifacts, tokenizer: PreTrainedTokenizerBase, on_stage: OnStage
+    definition: Definition,
+    artifacts: Artifacts,
+    tokenizer: PreTrainedTokenizerBase,
+    content: Mapping[str, str] | None,
+    on_stage: OnStage,
 ) -> tuple[str, dict[str, Encoded]]:
     """The splits as token ids; the held-out split is stored with them and not loaded."""
-    data = Path(definition.data)
+    data = Path(definition.data).expanduser()
     key = {
         "data": digest_of_files(data) if data.exists() else definition.data,
         "task": definition.task.model_dump(mode="json", exclude={"metric"}),
@@ -195,6 +256,7 @@ def _tokens(
             encoded = encode(rows, tokenizer, max_tokens=definition.task.max_tokens)
             save_file(encoded.to_tensors(), folder / f"{name}.safetensors")
 
+    _check_content("data", definition.data, content, "rows", digest(key))
     folder = artifacts.made("tokens", key, make)
     loaded = {name: Encoded.from_tensors(load_file(folder / f"{name}.safetensors")) for name in ("train", "selection")}
     return digest(key), loaded
@@ -208,6 +270,7 @@ def _teacher(
     rows_key: str,
     rows: Encoded,
     device: torch.device,
+    content: Mapping[str, str] | None,
     on_stage: OnStage,
 ) -> tuple[str, PrunedBertForSequenceClassification]:
     """The dense classifier: the checkpoint as it is where it is fine-tuned already, else fine-tuned now."""
@@ -246,9 +309,12 @@ def _teacher(
                 raise UserError(
                     f"the dense teacher cannot be fine-tuned: {failure} (field teacher.learning_rate)"
                 ) from None
+        dense.config.id2label = dict(enumerate(definition.task.labels))
+        dense.config.label2id = {label: number for number, label in enumerate(definition.task.labels)}
         save(dense, folder)
         tokenizer.save_pretrained(folder)
 
+    _check_content("checkpoint", definition.model, content, "teacher", digest(key))
     folder = artifacts.made("teacher", key, make)
     return digest(key), _moved(load(folder), device)
 
@@ -256,7 +322,7 @@ def _teacher(
 def _teacher_logits(
     artifacts: Artifacts,
     teacher: PrunedBertForSequenceClassification,
-    teacher_key: str,
+    key: dict[str, str],
     rows: Encoded,
     pad_id: int,
     on_stage: OnStage,
@@ -274,7 +340,7 @@ def _teacher_logits(
         )
         save_file({"logits": logits}, folder / "logits.safetensors")
 
-    folder = artifacts.made("logits", {"teacher": teacher_key, "rows": len(rows)}, make)
+    folder = artifacts.made("logits", key, make)
     return load_file(folder / "logits.safetensors")["logits"]
 
 
@@ -282,7 +348,7 @@ def _importance(
     definition: Definition,
     artifacts: Artifacts,
     teacher: PrunedBertForSequenceClassification,
-    teacher_key: str,
+    key: dict[str, str],
     rows: Encoded,
     pad_id: int,
     on_stage: OnStage,
@@ -302,9 +368,7 @@ def _importance(
         save_file(scores.to_tensors(), folder / "scores.safetensors")
         (folder / "settings.json").write_text(json.dumps(settings.model_dump(mode="json")), encoding="utf-8")
 
-    folder = artifacts.made(
-        "importance", {"teacher": teacher_key, "seed": seed, **settings.model_dump(mode="json")}, make
-    )
+    folder = artifacts.made("importance", {**key, "seed": seed, **settings.model_dump(mode="json")}, make)
     return Scores.from_tensors(load_file(folder / "scores.safetensors"))
 
 

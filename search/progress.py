@@ -30,8 +30,7 @@ class Display:
     def __init__(self, console: Console, *, metric: str, total: int) -> None:
         self._console = console
         self._metric = metric
-        self._dense: float | None = None
-        self._best: Record | None = None
+        self._scored: list[Record] = []
         self._start = time.perf_counter()
         self._finished = 0
         self._stage = ""
@@ -89,23 +88,22 @@ class Display:
         self._console.print(escape(text), style="yellow", highlight=False, soft_wrap=True)
 
     def _remember(self, record: Record) -> None:
-        if record.state != "complete" or self._metric not in record.quantities:
-            return
-        if record.role == "dense" and self._dense is None:
-            self._dense = record.value(self._metric)
-        enough = 0.97 * self._dense if self._dense is not None else 0.0
-        if record.feasible and record.value(self._metric) >= enough:
-            size = record.value("encoder_share")
-            if self._best is None or size < self._best.value("encoder_share"):
-                self._best = record
+        if record.state == "complete" and self._metric in record.quantities:
+            self._scored.append(record)
 
     def _best_so_far(self) -> str:
         """The smallest model that keeps 97 % of the dense metric."""
-        if self._best is None:
-            return "no model yet"
+        dense = next((record for record in self._scored if record.role == "dense"), None)
+        if dense is None:
+            return "the dense model is not scored yet"
+        enough = 0.97 * dense.value(self._metric)
+        good = [record for record in self._scored if record.feasible and record.value(self._metric) >= enough]
+        best = min(good, key=lambda record: record.value("encoder_share"), default=None)
+        if best is None:
+            return "no model keeps 97 % of dense and the constraints yet"
         return (
-            f"smallest with 97 % of dense: {self._best.value('encoder_share'):.0%} of the encoder at "
-            f"{self._metric} {self._best.value(self._metric):.3f} (trial {self._best.trial})"
+            f"smallest with 97 % of dense: {best.value('encoder_share'):.0%} of the encoder at "
+            f"{self._metric} {best.value(self._metric):.3f} (trial {best.trial})"
         )
 
     def _line(self, record: Record) -> str:

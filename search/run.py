@@ -6,7 +6,6 @@ definition ─► storage opened, stored definition compared ─► prepared ─
 import json
 import logging
 import os
-import re
 import shlex
 import sys
 import time
@@ -91,9 +90,20 @@ def start(
 
 
 def _again(program: str, arguments: Sequence[str]) -> str:
-    """The command that goes on: as given, with another total of trials."""
-    kept = re.sub(r"--engine\.trials[ =]\S+ ?", "", " ".join(map(shlex.quote, arguments))).strip()
-    return " ".join(filter(None, (program, kept, "--engine.trials N")))
+    """The command that goes on: as given, with another total of trials, and no password in it."""
+    from search.engine.storage import shown
+
+    kept: list[str] = []
+    pairs = iter(arguments)
+    for argument in pairs:
+        name, equals, value = argument.partition("=")
+        if name not in ("--storage", "--engine.trials"):
+            kept.append(argument)
+            continue
+        value = value if equals else next(pairs, "")
+        if name == "--storage":
+            kept += [name, shown(value)]
+    return " ".join([program, *map(shlex.quote, kept), "--engine.trials N"])
 
 
 def check_objectives(definition: Definition, own: Sequence[str]) -> None:
@@ -111,7 +121,7 @@ def check_objectives(definition: Definition, own: Sequence[str]) -> None:
     for name in definition.objective_names:
         if name not in known:
             raise UserError(unknown_name("objective", name, ["metric", *known]))
-    for name in definition.constraints:
+    for name in definition.bounds:
         if name not in known:
             raise UserError(unknown_name("quantity in constraints", name, known))
 
@@ -145,7 +155,8 @@ def search(
     from search.engine.worker import work
 
     existing = storages.existing(url, definition.name)
-    if existing is not None:
+    about = studies.stored(existing) if existing is not None and studies.is_whole(existing) else None
+    if existing is not None and about is not None:
         studies.check_same(existing, definition)
     from search import pipeline, preparation
     from search.records import ObjectiveInfo
@@ -164,7 +175,9 @@ def search(
             artifacts,
             device=device,
             own_objectives={objective.name: objective for objective in objectives},
-            energy_source=studies.stored(existing).energy_source if existing else None,
+            energy_source=about.energy_source if about else None,
+            content=about.content if about else None,
+            machine=about.machine if about else None,
             on_stage=lambda name, done, total: display.stage(PREPARATION, name, done, total),
         )
         infos = [prepared.objectives[name] for name in definition.objective_names]
@@ -174,6 +187,8 @@ def search(
             shape=prepared.shape,
             objectives=tuple(ObjectiveInfo(info.name, info.unit, info.direction) for info in infos),
             energy_source=prepared.energy_source,
+            content=prepared.content,
+            machine=prepared.machine,
         )
         studies.set_trials(study, definition)
         display.known(studies.read(study).complete, definition.engine.trials)

@@ -119,14 +119,6 @@ class Space:
             neurons=tuple(min(blocks * self.neuron_block, self.shape.neurons) for blocks in units[1::2]),
         )
 
-    def ratios(self, plan: Plan) -> dict[str, float]:
-        """The ratios that mean a plan, each on its grid and within its bounds; `plan` of them is the nearest plan."""
-        counts = [n for pair in zip(plan.heads, plan.neurons, strict=True) for n in pair]
-        return {
-            d.name: d.snap(n / (self.shape.heads if d.name.endswith("heads") else self.shape.neurons))
-            for d, n in zip(self.dimensions, counts, strict=True)
-        }
-
     def uniform(self, ratio: float) -> dict[str, float]:
         """The same ratio in every dimension, snapped to each grid and bounds."""
         return {d.name: d.snap(ratio) for d in self.dimensions}

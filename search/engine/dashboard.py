@@ -9,6 +9,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from optuna_dashboard import wsgi
 
 from search.engine.storage import open_storage
+from search.errors import UserError
 
 
 def serve(url: str, study: str, *, host: str, port: int) -> None:
@@ -19,10 +20,20 @@ def serve(url: str, study: str, *, host: str, port: int) -> None:
         study: Name of the study whose page is named.
         host: Address to listen on. Who reaches it can change the studies: optuna-dashboard has no login.
         port: Port to listen on; 0 takes a free one.
+
+    Raises:
+        UserError: If the storage cannot be reached, or the address is taken.
     """
     storage = open_storage(url, create=False)
     application = wsgi(storage)
-    with make_server(host, port, application, server_class=_Server, handler_class=_SilentHandler) as server:
+    try:
+        listening = make_server(host, port, application, server_class=_Server, handler_class=_SilentHandler)
+    except OSError as error:
+        raise UserError(
+            f"the dashboard cannot listen on {host}:{port} ({error.strerror or error}); name another with "
+            "--host and --port"
+        ) from None
+    with listening as server:
         number = storage.get_study_id_from_name(study)
         print(
             f"http://{host}:{server.server_port}/dashboard/studies/{number} (Ctrl-C ends it; there is no login)",

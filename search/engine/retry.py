@@ -6,6 +6,7 @@ then cannot be set again. Here the new trial gets the parameters, its place in t
 
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -17,6 +18,10 @@ from search.engine import attributes
 
 ATTEMPTS = 3
 """How often a plan is tried before it is failed for good."""
+
+
+CLOCK_STEP_S = 60
+"""Seconds by which a process's start may seem to have moved: the system's clock is set now and then."""
 
 
 def hand_back(study: Study, trial: FrozenTrial, *, counts: bool = True) -> None:
@@ -53,14 +58,31 @@ def take_back_orphans(study: Study) -> list[int]:
     Returns:
         Numbers of the trials that were handed back.
     """
+    return _take_back(study, _is_orphan, counts=True)
+
+
+def give_up_own(study: Study) -> list[int]:
+    """Hand back what this process is running, because a person stopped it; that attempt does not count.
+
+    Args:
+        study: The study.
+
+    Returns:
+        Numbers of the trials that were handed back.
+    """
+    return _take_back(study, lambda worker: worker == this_worker(), counts=False)
+
+
+def _take_back(study: Study, is_meant: Callable[[str], bool], *, counts: bool) -> list[int]:
+    """Fail the running trials of the workers that are meant, and queue their plans again."""
     taken = []
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        if _is_orphan(trial.user_attrs.get(attributes.WORKER, "")):
+        if is_meant(trial.user_attrs.get(attributes.WORKER, "")):
             try:
                 study._storage.set_trial_state_values(trial._trial_id, state=TrialState.FAIL)
             except UpdateFinishedTrialError:  # another worker was faster
                 continue
-            hand_back(study, trial)
+            hand_back(study, trial, counts=counts)
             taken.append(trial.number)
     return taken
 
@@ -72,9 +94,11 @@ def _is_orphan(worker: str) -> bool:
     if machine != _machine() or not started:
         return False
     try:
-        return f"{psutil.Process(int(number)).create_time():.2f}" != started
+        return bool(abs(psutil.Process(int(number)).create_time() - float(started)) > CLOCK_STEP_S)
     except psutil.NoSuchProcess:
         return True
+    except psutil.AccessDenied:
+        return False
 
 
 def _machine() -> str:

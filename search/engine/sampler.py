@@ -23,6 +23,8 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from search.definition import EngineSettings
+from search.engine import attributes
+from search.engine.retry import this_worker
 from search.space import Space
 
 REDRAWS = 20
@@ -99,8 +101,9 @@ class PlanSampler(BaseSampler):
             self.inner = self._make_inner(seed)
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        """Take the trial's seed, and give it its generation, whether or not its parameters were queued."""
+        """Take the trial's seed, note who runs it, and give it its generation, whether or not it was queued."""
         self._begin(trial=trial.number)
+        study._storage.set_trial_user_attr(trial._trial_id, attributes.WORKER, this_worker())
         if isinstance(self.inner, BaseGASampler):
             self.inner.get_trial_generation(study, trial)
         self.inner.before_trial(study, trial)

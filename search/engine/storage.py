@@ -7,10 +7,12 @@
 """
 
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 
 import optuna
 import sqlalchemy
+from filelock import FileLock
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages import RDBStorage
 from optuna.study import Study
@@ -61,11 +63,15 @@ def open_storage(url: str, *, create: bool) -> RDBStorage:
         ) from None
     is_sqlite = parsed.get_backend_name() == "sqlite"
     file = _sqlite_file(url)
+    if is_sqlite and (file is None or str(file) == ":memory:"):
+        raise UserError(f"the storage '{shown(url)}' lies in memory and would be lost; write sqlite:///PATH")
     if file is not None:
         _check_file(file, url, create=create)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    # Workers that start together must not make the tables twice.
+    making = FileLock(f"{file}.lock") if file is not None and create else nullcontext()
     try:
-        with warnings.catch_warnings():
+        with making, warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             storage = RDBStorage(
                 url,

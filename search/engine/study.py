@@ -44,6 +44,8 @@ class Stored:
         shape: Sizes of the dense model.
         objectives: Its objectives, in the order of the vector.
         energy_source: `nvml`, `rapl` or `model`.
+        content: Hashes of the rows and of the dense model's making.
+        machine: Device and threads that latencies are measured with.
         population: Plans per generation.
     """
 
@@ -51,6 +53,8 @@ class Stored:
     shape: Shape
     objectives: tuple[ObjectiveInfo, ...]
     energy_source: str
+    content: dict[str, str]
+    machine: str
     population: int
 
 
@@ -78,6 +82,20 @@ def get(storage: BaseStorage, name: str) -> Study:
     return study
 
 
+def is_whole(study: Study) -> bool:
+    """Whether a study's creation was finished; one that was interrupted is completed by `create`.
+
+    Raises:
+        UserError: If the study was not made by paretobert.
+    """
+    attrs = study.user_attrs
+    if attributes.POPULATION in attrs:
+        return True
+    if attributes.SHAPE in attrs or not (attrs or study.get_trials(deepcopy=False)):
+        return False
+    raise UserError(f"the study {study.study_name!r} was not made by paretobert; choose another name or storage")
+
+
 def stored(study: Study) -> Stored:
     """What a study says about itself.
 
@@ -85,13 +103,17 @@ def stored(study: Study) -> Stored:
         UserError: If the study was not made by paretobert.
     """
     attrs = study.user_attrs
-    if attributes.POPULATION not in attrs:
-        raise UserError(f"the study {study.study_name!r} was not made by paretobert; choose another name or storage")
+    if not is_whole(study):
+        raise UserError(
+            f"the creation of the study {study.study_name!r} was interrupted; start it again with its script"
+        )
     return Stored(
         definition=definitions.from_json(attrs[attributes.DEFINITION], source=f"the study {study.study_name!r}"),
         shape=Shape(**attrs[attributes.SHAPE]),
         objectives=tuple(ObjectiveInfo(**info) for info in attrs[attributes.OBJECTIVES]),
         energy_source=attrs[attributes.ENERGY_SOURCE],
+        content=attrs[attributes.CONTENT],
+        machine=attrs[attributes.MACHINE],
         population=attrs[attributes.POPULATION],
     )
 
@@ -117,6 +139,8 @@ def create(
     shape: Shape,
     objectives: tuple[ObjectiveInfo, ...],
     energy_source: str,
+    content: dict[str, str],
+    machine: str,
 ) -> Study:
     """Create the study, or complete one whose creation was interrupted, or open the one that exists.
 
@@ -126,6 +150,8 @@ def create(
         shape: Sizes of the dense model.
         objectives: Its objectives, in the order of the vector.
         energy_source: `nvml`, `rapl` or `model`.
+        content: Hashes of the rows and of the dense model's making.
+        machine: Device and threads that latencies are measured with.
 
     Returns:
         The study, its ladder queued: the dense model first, then the uniform ratios.
@@ -138,13 +164,15 @@ def create(
         study = optuna.create_study(study_name=definition.name, storage=storage, directions=directions)
     except DuplicatedStudyError:
         study = optuna.load_study(study_name=definition.name, storage=storage)
-    if attributes.POPULATION in study.user_attrs:
+    if is_whole(study):
         check_same(study, definition)
     else:
         # The population comes last: where it stands, everything stands.
         study.set_user_attr(attributes.SHAPE, asdict(shape))
         study.set_user_attr(attributes.OBJECTIVES, [asdict(objective) for objective in objectives])
         study.set_user_attr(attributes.ENERGY_SOURCE, energy_source)
+        study.set_user_attr(attributes.CONTENT, content)
+        study.set_user_attr(attributes.MACHINE, machine)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             study.set_metric_names([_axis(objective) for objective in objectives])
@@ -167,8 +195,16 @@ def _axis(objective: ObjectiveInfo) -> str:
     return objective.name if says_it else f"{objective.name} [{unit}]"
 
 
+def queue_dense(study: Study, space: Space) -> None:
+    """Queue the dense model again where its trial failed: without it a study has no reference."""
+    states = (TrialState.COMPLETE, TrialState.RUNNING, TrialState.WAITING)
+    trials = study.get_trials(deepcopy=False, states=states)
+    if not any(trial.user_attrs.get(attributes.ROLE) == "dense" for trial in trials):
+        study.enqueue_trial(space.uniform(1.0), user_attrs={attributes.ROLE: "dense"})
+
+
 def _queue_ladder(study: Study, definition: Definition, space: Space) -> None:
-    study.enqueue_trial(space.uniform(1.0), user_attrs={attributes.ROLE: "dense"}, skip_if_exists=True)
+    queue_dense(study, space)
     for ratio in definition.engine.ladder:
         study.enqueue_trial(space.uniform(ratio), user_attrs={attributes.ROLE: "ladder"}, skip_if_exists=True)
 

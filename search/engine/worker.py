@@ -22,12 +22,12 @@ from typing import Protocol
 import numpy as np
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.study import Study
-from optuna.trial import Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from search.engine import attributes, sampler
 from search.engine.constraints import set_constraints
-from search.engine.retry import hand_back, take_back_orphans, this_worker
-from search.engine.study import record, stored
+from search.engine.retry import give_up_own, hand_back, take_back_orphans
+from search.engine.study import queue_dense, record, stored
 from search.errors import TrialError, UserError
 from search.plan import Plan
 from search.records import Evaluation, Record
@@ -56,6 +56,10 @@ class Listener(Protocol):
     def note(self, text: str) -> None:
         """Something a person should know."""
         ...
+
+
+RECOVERY = 1
+"""Third part of a recovery's seed, so that it has nothing to do with that of the trial's sampling."""
 
 
 @dataclass
@@ -94,10 +98,12 @@ def work(study: Study, evaluate: Evaluate, listener: Listener) -> bool:
 
     for number in take_back_orphans(study):
         listener.note(f"trial {number} was left unfinished by a worker that is gone; its plan is queued again")
+    queue_dense(study, space)
     with _interruptible(running, listener):
         while (completed := _completed(study)) < total:
             if running.draining:
                 return False
+            running.trial = None
             try:
                 study.optimize(run_one, n_trials=1, catch=(TrialError,))
             except KeyboardInterrupt:
@@ -109,7 +115,6 @@ def work(study: Study, evaluate: Evaluate, listener: Listener) -> bool:
                 listener.note("this worker was silent for too long; its trial was handed to another")
                 continue
             _report(study, names, running, listener, completed, total, about.definition.engine.failures_in_a_row)
-            running.trial = None
     return True
 
 
@@ -125,7 +130,6 @@ def _run(
 ) -> Sequence[float]:
     """One trial: the values of its plan, and everything that is kept beside them."""
     role = trial.user_attrs.get(attributes.ROLE, "search")
-    trial.set_user_attr(attributes.WORKER, this_worker())
     ratios = {d.name: trial.suggest_float(d.name, d.low, d.high) for d in space.dimensions}
     plan = Plan.dense(space.shape) if role == "dense" else space.plan(ratios)
     trial.set_user_attr(attributes.ROLE, role)
@@ -135,8 +139,7 @@ def _run(
     if known is not None:
         return _answer(trial, known, names)
     lineage = trial.user_attrs.get(attributes.RETRY_OF, trial.number)
-    seeds = np.random.SeedSequence([seed, lineage])
-    number = int(seeds.generate_state(1)[0])
+    number = int(np.random.SeedSequence([seed, lineage, RECOVERY]).generate_state(1)[0])
     trial.set_user_attr(attributes.SEED, number)
     try:
         evaluation = evaluate(
@@ -204,7 +207,7 @@ def _report(
 ) -> None:
     """Tell the listener what became of the trial; stop after too many failures in a row."""
     assert running.trial is not None
-    finished = record(study.trials[running.trial.number], list(names))
+    finished = record(_stored_trial(study, running.trial), list(names))
     listener.finished(finished, completed + (finished.state == "complete"), total)
     if finished.state == "complete":
         running.failures.clear()
@@ -218,18 +221,39 @@ def _report(
 
 
 def _give_up(study: Study, running: _Running, listener: Listener) -> None:
-    """Hand the plan of the interrupted trial back to the queue, and say so."""
-    if running.trial is None:
-        return
-    frozen = study.trials[running.trial.number]
-    if frozen.state == TrialState.FAIL:
-        hand_back(study, frozen, counts=False)
-        listener.note(f"trial {frozen.number} was stopped; its plan is queued again")
+    """Hand the plan of the interrupted trial back to the queue, and say so; a further Ctrl-C waits."""
+    with _deaf():
+        given_up = give_up_own(study)  # stopped before Optuna noticed, while it was sampling, say
+        if running.trial is not None:
+            frozen = _stored_trial(study, running.trial)
+            if frozen.state == TrialState.FAIL and frozen.number not in given_up:
+                hand_back(study, frozen, counts=False)
+                given_up.append(frozen.number)
+        for number in given_up:
+            listener.note(f"trial {number} was stopped; its plan is queued again")
 
 
 def _was_taken_away(study: Study, running: _Running) -> bool:
     """Whether another worker declared this worker's trial dead."""
-    return running.trial is not None and study.trials[running.trial.number].state == TrialState.FAIL
+    return running.trial is not None and _stored_trial(study, running.trial).state == TrialState.FAIL
+
+
+def _stored_trial(study: Study, trial: Trial) -> FrozenTrial:
+    return study.get_trials(deepcopy=False)[trial.number]
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Let no signal interrupt the block."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

@@ -56,6 +56,8 @@ def engine_share(prepared: Prepared, folder: Path) -> dict[str, Any]:
         shape=prepared.shape,
         objectives=tuple(ObjectiveInfo(info.name, info.unit, info.direction) for info in infos),
         energy_source=prepared.energy_source,
+        content=prepared.content,
+        machine=prepared.machine,
     )
     inside = 0.0
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from optuna import Study
+from optuna.storages import RDBStorage
 
 from search.definition import Definition, EngineSettings, SpaceSettings
 from search.engine import storage, study
@@ -45,10 +46,20 @@ class SilentListener:
 def begin(folder: Path, definition: Definition) -> tuple[Study, str]:
     """A new study in an SQLite file of the folder, and its URL."""
     url = f"sqlite:///{folder}/study.db"
-    opened = study.create(
-        storage.open_storage(url, create=True), definition, shape=SHAPE, objectives=OBJECTIVES, energy_source="model"
+    return create_in(storage.open_storage(url, create=True), definition), url
+
+
+def create_in(opened: RDBStorage, definition: Definition) -> Study:
+    """A new study in an open storage."""
+    return study.create(
+        opened,
+        definition,
+        shape=SHAPE,
+        objectives=OBJECTIVES,
+        energy_source="model",
+        content={"rows": "r", "teacher": "t"},
+        machine="cpu with 1 threads",
     )
-    return opened, url
 
 
 def evaluation_of(plan: Plan, *, at_most: float | None = None, **_given: Any) -> Evaluation:

@@ -41,6 +41,15 @@ def test_fields_are_overridden_by_their_paths() -> None:
     assert given.task.where == {"source": "x"}
 
 
+def test_a_mapping_replaces_the_scripts() -> None:
+    assert parsed("--space.layers", "{}").space.layers == {}
+    assert parsed('--space.layers={"2": {"heads": {"low": 0.5}}}').space.layers == {
+        2: LayerRanges(heads=Range(low=0.5))
+    }
+    assert parsed("--constraints", "{}").constraints == {}
+    assert parsed("--task.where", "null").task.where is None
+
+
 def test_options_are_not_part_of_the_definition() -> None:
     definition, options = parse(SCRIPT, ["--storage", "sqlite:///x.db", "--dry-run"], program="script.py")
     assert definition == SCRIPT
@@ -56,6 +65,7 @@ def test_options_are_not_part_of_the_definition() -> None:
         (["--recovery.warmup", "3", "--engine.sampler", "nsga"], "engine.sampler is 'nsga'"),
         (["--space.heads.low", "2"], "space.heads.low is '2'"),
         (["--recovery.steps"], "expected"),
+        (["--task.where", "foo"], "--task.where is 'foo', which is not JSON"),
     ],
 )
 def test_what_cannot_be_understood_is_said(arguments: list[str], part: str) -> None:
@@ -93,3 +103,12 @@ def test_the_storage_can_come_from_the_environment(monkeypatch: pytest.MonkeyPat
     assert default_storage("mine") == "sqlite:///runs/mine/study.db"
     monkeypatch.setenv("PARETOBERT_STORAGE", "postgresql+psycopg://host/db")
     assert default_storage("mine") == "postgresql+psycopg://host/db"
+
+
+def test_the_command_that_goes_on_shows_no_password() -> None:
+    from search.run import _again
+
+    given = ["--storage", "postgresql+psycopg://me:secret@host/db", "--engine.trials", "5", "--name=a b"]
+    assert _again("python x.py", given) == (
+        "python x.py --storage 'postgresql+psycopg://me:***@host/db' '--name=a b' --engine.trials N"
+    )

@@ -167,7 +167,7 @@ def test_bad_input_is_one_sentence(arguments: list[str], parts: list[str], tmp_p
     [
         (b"", "empty"),
         (b"text,label\n", "no rows"),
-        (b"text,label\ngood,1\nfine,1\n", "one class"),
+        (b"text,label\ngood,1\nfine,1\n", "'1' only"),
         (b"text,label\ngood,1\nbad\xff,0\n", "UTF-8"),
         (b"text,label\ngood,1\nbad,7\n", "'7'"),
         (b"sentence,label\ngood,1\nbad,0\n", "'text'"),
@@ -223,5 +223,5 @@ def test_resume_of_a_study_whose_objective_is_the_scripts_own(tmp_path: Path) ->
     assert study.stored(opened).definition == own
     done = command("resume", "case", folder=tmp_path)
     assert done.returncode == 2
-    assert "the objective 'my_own' of its own study script; run that script again" in done.stderr
+    assert "the objective or constraint 'my_own' of its own study script; run that script again" in done.stderr
     assert url

@@ -38,7 +38,6 @@ RICH = Definition(
 def test_json_round_trip_is_exact() -> None:
     again = from_json(RICH.to_json(), source="test")
     assert again == RICH
-    assert again.digest() == RICH.digest()
     assert again.space.layers[3].neurons == Range(high=0.25)
 
 
@@ -87,6 +86,9 @@ def test_all_errors_are_told_at_once_with_value_rule_and_nearest_name() -> None:
         ({"task": {"metric": "f1", "labels": ["a", "b", "c"]}}, "f1 is for two labels"),
         ({"objectives": ["accuracy", "metric"]}, "each may stand there once"),
         ({"constraints": {"parameters": {}}}, "needs at_least, at_most or both"),
+        ({"constraints": {"parameters": {"at_least": 5, "at_most": 3}}}, "no value keeps both"),
+        ({"objectives": ["f1"], "task": {"labels": ["a", "b", "c"]}}, "f1 is for two"),
+        ({"constraints": {"f1": {"at_least": 0.5}}, "task": {"labels": ["a", "b", "c"]}}, "f1 is for two"),
         ({"recovery": {"learning_rate": float("nan")}}, "recovery.learning_rate"),
         ({"engine": {"trials": 0}}, "engine.trials is 0"),
         ({"space": {"layers": {"0": {"headz": {}}}}}, "unknown field 'space.layers.0.headz'"),
@@ -108,11 +110,16 @@ def test_metric_stands_for_the_tasks_metric() -> None:
     cola = Definition(name="x", data="d", task=Task(metric="matthews"))
     assert cola.objective_names == ("matthews", "parameters", "latency_ms", "energy_mj")
     assert set(METRICS) < set(OBJECTIVES)
+    bounded = cola.model_copy(update={"constraints": {"metric": Bound(at_least=0.1)}})
+    assert bounded.bounds == {"matthews": Bound(at_least=0.1)}
 
 
 def test_differences_name_field_and_both_values() -> None:
-    other = RICH.model_copy(update={"recovery": RecoverySettings(steps=7), "data": "b.csv"})
-    assert differences(RICH, other) == ['data: "reviews.csv" -> "b.csv"', "recovery.steps: 300 -> 7"]
+    other = RICH.model_copy(update={"recovery": RecoverySettings(steps=7), "objectives": ("metric",)})
+    assert differences(RICH, other) == [
+        'objectives: ["metric", "parameters", "latency_ms", "energy_mj"] -> ["metric"]',
+        "recovery.steps: 300 -> 7",
+    ]
 
 
 def test_more_trials_are_no_difference() -> None:
@@ -131,3 +138,26 @@ def test_importing_search_imports_neither_torch_nor_optuna() -> None:
     code = "import sys, search; print(sorted({'torch', 'optuna', 'transformers', 'pandas'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("line", "part"),
+    [
+        ("EngineSettings(trails=3)", "unknown field 'trails'; did you mean 'trials'?"),
+        ("Definition(name='x', data='d', model=3)", "model is 3"),
+    ],
+)
+def test_a_mistake_in_a_study_script_is_one_sentence(line: str, part: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", f"from search import *; {line}"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: the study script, ")
+    assert part in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_other_errors_keep_their_traceback() -> None:
+    done = subprocess.run([sys.executable, "-c", "import search; 1 / 0"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr

@@ -245,3 +245,73 @@ def test_a_fine_tuned_checkpoint_is_used_as_it_is(
     assert "teacher" not in stages
     for name, tensor in mine.teacher.state_dict().items():
         assert torch.equal(tensor, prepared.teacher.state_dict()[name])
+
+
+@pytest.fixture
+def tickets(minilm: Path, tmp_path: Path) -> Definition:
+    """Three classes and two text columns, in a file of one's own."""
+    lines = ["subject,body,queue"]
+    for number in range(120):
+        queue = ("billing", "technical", "other")[number % 3]
+        lines.append(f"ticket {number},please help me with my {queue} question number {number},{queue}")
+    (tmp_path / "tickets.csv").write_text("\n".join(lines))
+    return Definition(
+        name="tickets",
+        model=str(minilm),
+        data=str(tmp_path / "tickets.csv"),
+        task=Task(
+            text=("subject", "body"), label="queue", labels=("billing", "technical", "other"),
+            selection_rows=24, held_out_rows=24, max_tokens=32,
+        ),
+        teacher=TeacherSettings(epochs=1, batch_size=16),
+        importance=ImportanceSettings(rows=16),
+        recovery=RecoverySettings(steps=2, batch_size=8),
+        latency=LatencySettings(batch=2, tokens=16, warmup=1, repeats=3),
+    )  # fmt: skip
+
+
+def test_three_classes_and_sentence_pairs(tickets: Definition, tmp_path: Path) -> None:
+    prepared = make(tickets, tmp_path / "artifacts")
+    evaluation = evaluate(prepared, HALF, seed=1, on_stage=ignore)
+    assert prepared.teacher_logits.shape == (72, 3)
+    assert set(prepared.train.types.tolist()) == {0, 1}
+    assert "accuracy" in evaluation.quantities
+    assert "f1" not in evaluation.quantities
+    assert evaluation.quantities["parameters"]["value"] == total_parameters(HALF, prepared.shape)
+
+
+def test_a_study_goes_on_with_the_same_content_and_machine_only(tickets: Definition, tmp_path: Path) -> None:
+    first = make(tickets, tmp_path / "artifacts")
+    moved = tmp_path / "moved.csv"
+    moved.write_bytes(Path(tickets.data).read_bytes())
+    again = {"content": first.content, "machine": first.machine}
+    assert (
+        make(tickets.model_copy(update={"data": str(moved)}), tmp_path / "artifacts", **again).content == first.content
+    )
+    moved.write_text(moved.read_text().replace("ticket 7,", "ticket seven,"))
+    with pytest.raises(UserError, match="the data '.*' is not what the study was created with"):
+        make(tickets.model_copy(update={"data": str(moved)}), tmp_path / "artifacts", **again)
+    with pytest.raises(UserError, match="was measured on H200 with 8 threads, and this is cpu"):
+        make(tickets, tmp_path / "artifacts", content=first.content, machine="H200 with 8 threads")
+
+
+def test_a_constraint_that_nothing_measures_fails_the_trial(prepared: Prepared) -> None:
+    bounded = changed(prepared, constraints={"my_own": Bound(at_most=1)})
+    with pytest.raises(TrialError, match="the constraint on 'my_own' cannot be checked"):
+        evaluate(bounded, HALF, seed=1, on_stage=ignore)
+
+
+def test_a_fine_tuned_checkpoints_labels_must_be_the_declared_ones(
+    definition: Definition, folder: Path, prepared: Prepared, tmp_path: Path
+) -> None:
+    teacher = next(path for path in folder.glob("teacher-*") if path.is_dir())
+    turned = definition.model_copy(
+        update={
+            "model": str(teacher),
+            "teacher": TeacherSettings(fine_tuned=True),
+            "task": definition.task.model_copy(update={"labels": ("1", "0")}),
+        }
+    )
+    assert prepared
+    with pytest.raises(UserError, match="declare them as the checkpoint does"):
+        make(turned, tmp_path / "artifacts")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from engine_cases import DEFINITION, OBJECTIVES, SHAPE, SilentListener, evaluation_of
+from engine_cases import DEFINITION, SilentListener, create_in, evaluation_of
 from optuna.storages import RDBStorage
 
 from search.engine import storage, study
@@ -45,7 +45,7 @@ def test_a_study_is_the_same_on_postgresql_as_on_sqlite(
 ) -> None:
     results = []
     for url in (server, f"sqlite:///{tmp_path}/study.db"):
-        opened = study.create(opening(url), DEFINITION, shape=SHAPE, objectives=OBJECTIVES, energy_source="model")
+        opened = create_in(opening(url), DEFINITION)
         assert work(opened, evaluation_of, SilentListener())
         again = study.get(opening(url), DEFINITION.name)
         results.append([(r.trial, r.plan, r.values, r.seed, r.role) for r in study.read(again).records])
@@ -65,7 +65,7 @@ def test_workers_of_several_processes_share_a_study(server: str, opening: Callab
     definition = DEFINITION.model_copy(
         update={"name": "shared", "engine": DEFINITION.engine.model_copy(update={"trials": 40})}
     )
-    opened = study.create(opening(server), definition, shape=SHAPE, objectives=OBJECTIVES, energy_source="model")
+    opened = create_in(opening(server), definition)
     here = str(Path(__file__).parent)
     workers = [subprocess.Popen([sys.executable, "-c", WORKER, server], cwd=here) for _ in range(3)]
     assert [worker.wait() for worker in workers] == [0, 0, 0]

@@ -247,8 +247,8 @@ def test_bounds_of_a_single_layer_are_kept(tmp_path: Path) -> None:
 
 def test_another_definition_under_the_same_name_is_refused_with_the_differences(tmp_path: Path) -> None:
     _opened, url = begin(tmp_path, DEFINITION)
-    other = DEFINITION.model_copy(update={"data": "elsewhere"})
-    with pytest.raises(UserError, match=r'exists with another definition.*data: "unused" -> "elsewhere"'):
+    other = DEFINITION.model_copy(update={"objectives": ("metric",)})
+    with pytest.raises(UserError, match=r'exists with another definition.*objectives: .* -> ."metric".'):
         study.check_same(reopened(url), other)
     with pytest.raises(UserError, match="exists with another definition"):
         begin(tmp_path, other)
@@ -259,6 +259,7 @@ def test_a_study_of_another_program_is_refused(tmp_path: Path) -> None:
 
     url = f"sqlite:///{tmp_path}/study.db"
     foreign = optuna.create_study(study_name="foreign", storage=storage.open_storage(url, create=True))
+    foreign.set_user_attr("theirs", 1)
     with pytest.raises(UserError, match="'foreign' was not made by paretobert"):
         study.read(foreign)
 
@@ -271,6 +272,9 @@ def test_an_interrupted_creation_is_completed(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(KeyboardInterrupt):
         begin(tmp_path, DEFINITION)
     monkeypatch.undo()
+    left = storage.existing(f"sqlite:///{tmp_path}/study.db", DEFINITION.name)
+    assert left is not None
+    assert not study.is_whole(left)
     opened, _url = begin(tmp_path, DEFINITION)
     assert work(opened, evaluation_of, SilentListener())
     records = study.read(opened).records
@@ -284,3 +288,43 @@ def test_axes_carry_their_units() -> None:
     assert study._axis(ObjectiveInfo("parameters", "parameters", "minimize")) == "parameters"
     assert study._axis(ObjectiveInfo("accuracy", "", "maximize")) == "accuracy"
     assert attributes.POPULATION == "population"
+
+
+def test_a_dense_model_that_failed_is_tried_again(tmp_path: Path) -> None:
+    opened, url = begin(tmp_path, small(trials=5))
+    calls = []
+
+    def fails_first(plan: Plan, **given: Any) -> Evaluation:
+        calls.append(plan)
+        if len(calls) == 1:
+            raise TrialError("out of memory on cpu")
+        return evaluation_of(plan, **given)
+
+    assert work(opened, fails_first, SilentListener())
+    again = reopened(url)
+    study.set_trials(again, small(trials=6))
+    assert work(again, evaluation_of, SilentListener())
+    assert study.read(again).dense is not None
+
+
+def test_a_trial_interrupted_while_it_is_sampled_is_handed_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from search.engine.sampler import PlanSampler
+
+    opened, url = begin(tmp_path, small(trials=6))
+    stock = PlanSampler.infer_relative_search_space
+
+    def interrupted(*_args: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(PlanSampler, "infer_relative_search_space", interrupted)
+    monkeypatch.setattr(PlanSampler, "sample_independent", interrupted)
+    for trial in opened.trials:  # leave only a trial that has to be sampled
+        opened._storage.set_trial_state_values(trial._trial_id, state=study.TrialState.FAIL)
+    monkeypatch.setattr("search.engine.worker.queue_dense", lambda *_a: None)
+    assert not work(opened, evaluation_of, SilentListener())
+    monkeypatch.setattr(PlanSampler, "infer_relative_search_space", stock)
+    monkeypatch.undo()
+    assert not [r for r in study.read(opened).records if r.state == "running"]
+    assert work(reopened(url), evaluation_of, SilentListener())
