@@ -32,9 +32,10 @@ def digest(value: Any) -> str:
 
 
 def digest_of_files(path: Path) -> str:
-    """SHA-256 over the names and contents of a file, or of all files directly in a folder, in hexadecimal."""
-    files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
-    return digest([(file.name, _sha256(file)) for file in files])
+    """SHA-256 over a file's ending and content, or over the names and contents of all files directly in a folder."""
+    if not path.is_dir():
+        return digest([path.suffix, _sha256(path)])
+    return digest([(file.name, _sha256(file)) for file in sorted(path.iterdir()) if file.is_file()])
 
 
 def _sha256(file: Path) -> str:

@@ -289,8 +289,8 @@ def test_a_study_goes_on_with_the_same_content_and_machine_only(tickets: Definit
         make(tickets.model_copy(update={"data": str(moved)}), tmp_path / "artifacts", **again).content == first.content
     )
     moved.write_text(moved.read_text().replace("ticket 7,", "ticket seven,"))
-    with pytest.raises(UserError, match="the data '.*' is not what the study was created with"):
-        make(tickets.model_copy(update={"data": str(moved)}), tmp_path / "artifacts", **again)
+    with pytest.raises(UserError, match=r"the data '.*' is not what the study was created with"):
+        make(elsewhere, tmp_path / "artifacts", **again)
     with pytest.raises(UserError, match="was measured on H200 with 8 threads, and this is cpu"):
         make(tickets, tmp_path / "artifacts", content=first.content, machine="H200 with 8 threads")
 
