@@ -285,9 +285,8 @@ def test_a_study_goes_on_with_the_same_content_and_machine_only(tickets: Definit
     moved = tmp_path / "moved.csv"
     moved.write_bytes(Path(tickets.data).read_bytes())
     again = {"content": first.content, "machine": first.machine}
-    assert (
-        make(tickets.model_copy(update={"data": str(moved)}), tmp_path / "artifacts", **again).content == first.content
-    )
+    elsewhere = tickets.model_copy(update={"data": str(moved)})
+    assert make(elsewhere, tmp_path / "artifacts", **again).content == first.content
     moved.write_text(moved.read_text().replace("ticket 7,", "ticket seven,"))
     with pytest.raises(UserError, match=r"the data '.*' is not what the study was created with"):
         make(elsewhere, tmp_path / "artifacts", **again)
