@@ -165,7 +165,7 @@ class RecoverySettings(Part):
     temperature: float = Field(default=2.0, gt=0)
     """Softmax temperature of teacher and student in the distillation loss."""
     dropout: Ratio = 0.0
-    """Dropout of the recovery. Steps are few and the teacher's soft labels regularise: 0 is better and faster here."""
+    """Dropout of the recovery. 0 was better and faster on the quickstart (studies/results/first-runs.md)."""
     train_embeddings: bool = False
     """Whether the word embeddings are trained on as well: that costs time, and a brief recovery gains nothing by it."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
