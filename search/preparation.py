@@ -4,7 +4,6 @@ rows ──► tokens ──► dense teacher ─┬─► its logits on the tra
                                    └─► importance of every head and neuron
 """
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -141,14 +140,12 @@ def prepare(
         teacher_key, teacher = _teacher(
             definition, artifacts, dense, tokenizer, rows_key, rows["train"], device, content, on_stage
         )
+    made_from = {"teacher": teacher_key, "rows": rows_key}
     pad_id = int(tokenizer.pad_token_id)
     with timed(seconds, "teacher logits"):
-        logits = _teacher_logits(
-            artifacts, teacher, {"teacher": teacher_key, "rows": rows_key}, rows["train"], pad_id, on_stage
-        )
+        logits = _teacher_logits(artifacts, teacher, made_from, rows["train"], pad_id, on_stage)
     with timed(seconds, "importance"):
-        key = {"teacher": teacher_key, "rows": rows_key}
-        scores = _importance(definition, artifacts, teacher, key, rows["train"], pad_id, on_stage)
+        scores = _importance(definition, artifacts, teacher, made_from, rows["train"], pad_id, on_stage)
     latency, energy = definition.latency, definition.energy
     known = built_in(
         dense_encoder_parameters=encoder_parameters(Plan.dense(space.shape), space.shape),
@@ -171,7 +168,7 @@ def prepare(
         scores=scores,
         objectives={**known, **own_objectives},
         energy_source=source,
-        content={"rows": rows_key, "teacher": teacher_key},
+        content=made_from,
         machine=here,
         seconds=seconds,
     )
@@ -366,7 +363,6 @@ def _importance(
     def make(folder: Path) -> None:
         scores = importance(settings.method, teacher, batches())
         save_file(scores.to_tensors(), folder / "scores.safetensors")
-        (folder / "settings.json").write_text(json.dumps(settings.model_dump(mode="json")), encoding="utf-8")
 
     folder = artifacts.made("importance", {**key, "seed": seed, **settings.model_dump(mode="json")}, make)
     return Scores.from_tensors(load_file(folder / "scores.safetensors"))
