@@ -27,6 +27,9 @@ from search.errors import UserError, unknown_name
 STORAGE_VARIABLE = "PARETOBERT_STORAGE"
 """Environment variable that names the study database."""
 
+UNTIL_VARIABLE = "PARETOBERT_UNTIL"
+"""Environment variable that tells a launched worker when to end, in seconds since 1970."""
+
 
 MAPPINGS = {
     "task.where": '{"source": "rotten_tomatoes"}',
@@ -44,9 +47,21 @@ class Options(BaseSettings):
     storage: str | None = None
     """Study database (an SQLAlchemy URL); by default PARETOBERT_STORAGE, else sqlite:///runs/NAME/study.db."""
     artifacts: str | None = None
-    """Folder of the teacher, the tokens and the importance scores; by default runs/NAME/artifacts."""
-    device: str = "auto"
-    """Where to train and measure: cpu, cuda, cuda:1, mps; auto takes a GPU where there is one."""
+    """Folder of the teacher, the tokens and the importance scores, or s3://BUCKET/PREFIX; by default
+    runs/NAME/artifacts."""
+    devices: str = "auto"
+    """What works, one process for each: cuda:0,cuda:1 or mps or cpu; cpu:2 is two CPU workers with half of the cores
+    each; auto takes every GPU, else one CPU worker with all cores."""
+    trials: int | None = Field(default=None, ge=1)
+    """Completed trials in the whole study: the same as --engine.trials."""
+    hours: float | None = Field(default=None, gt=0)
+    """End after this time: a trial that would not finish in it is not begun."""
+    energy_kwh: float | None = Field(default=None, gt=0, alias="energy-kwh")
+    """End before the study has used this energy, as the counters of its devices say."""
+    prepare: bool = False
+    """Prepare what all trials need, create the study, and run no trial: others join with paretobert work."""
+    wait: float = Field(default=0.0, ge=0)
+    """Minutes that the study database is waited for."""
     dry_run: bool = Field(default=False, alias="dry-run")
     """Print the resolved definition and the size of the space, and train nothing."""
 
@@ -141,6 +156,8 @@ def parse(definition: Definition, arguments: Sequence[str], *, program: str) -> 
         raise UserError(f"the command line: {error}; --help lists the arguments and their types") from None
     values = given.model_dump(mode="json")
     options = {name: values.pop(name) for name in Options.model_fields}
+    if options["trials"] is not None:
+        values["engine"]["trials"] = options["trials"]
     for path, mapping in mappings.items():
         *parts, last = path.split(".")
         reduce(lambda inner, part: inner[part], parts, values)[last] = mapping

@@ -6,16 +6,16 @@ Without `--storage` it is `PARETOBERT_STORAGE`, else the SQLite file that a stud
 """
 
 import json
-import shlex
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from search.arguments import Options, default_storage
-from search.definition import OBJECTIVES
+from search.arguments import STORAGE_VARIABLE, Options, default_storage
 from search.errors import UserError
-from search.run import guarded, make_console, search, start
+from search.run import guarded, make_console, start, work_on_cluster
 
 if TYPE_CHECKING:
     from search.records import StudyRecord
@@ -24,6 +24,7 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # errors as lines, which a launcher shows and logs keep
     help="Search for Pareto-optimal pruned BERT classifiers. Studies are started by their scripts (see studies/).",
 )
 
@@ -84,33 +85,77 @@ def show(
 
 
 @app.command()
-def resume(
+def work(
     study: Study,
     storage: Storage = None,
     artifacts: Annotated[
-        str | None, typer.Option(help="Artifact folder; by default runs/STUDY/artifacts.", show_default=False)
+        str | None,
+        typer.Option(
+            help="Artifact folder, or s3://BUCKET/PREFIX; by default runs/STUDY/artifacts.", show_default=False
+        ),
     ] = None,
+    devices: Annotated[
+        str,
+        typer.Option(help="cuda:0,cuda:1 or cpu or mps; cpu:2 is two CPU workers; auto takes every GPU, else the CPU."),
+    ] = "auto",
     trials: Annotated[
         int | None, typer.Option(min=1, help="Total of trials; by default what the study says.", show_default=False)
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps or auto.")] = "auto",
+    hours: Annotated[
+        float | None,
+        typer.Option(help="End after this time; no trial is begun that cannot finish.", show_default=False),
+    ] = None,
+    energy_kwh: Annotated[
+        float | None,
+        typer.Option(help="End before the study has used this energy.", show_default=False),
+    ] = None,
+    wait: Annotated[
+        float, typer.Option(min=0, help="Minutes that the database, and the study in it, are waited for.")
+    ] = 0.0,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            help="Place workers on this Ray cluster: ray://HOST:10001, HOST:6379, auto or local.", show_default=False
+        ),
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="With --cluster: number of workers.")] = 1,
+    gpus_per_worker: Annotated[
+        float, typer.Option(min=0, max=1, help="With --cluster: share of a GPU for each worker.")
+    ] = 1.0,
+    cpus_per_worker: Annotated[float, typer.Option(help="With --cluster: cores for each worker.")] = 1.0,
 ) -> None:
-    """Continue a study from its database, without its script."""
-    from search.engine.storage import shown
+    """Join, or continue, a study from its database and its artifacts. Any number may work at it at once."""
+    from search.run import work as work_at
 
-    definition = _read(study, storage).definition
-    if trials is not None:
-        engine = definition.engine.model_copy(update={"trials": trials})
-        definition = definition.model_copy(update={"engine": engine})
-    own = [name for name in (*definition.objective_names, *definition.bounds) if name not in OBJECTIVES]
-    if own:
-        raise UserError(
-            f"the study {study!r} has the objective or constraint {own[0]!r} of its own study script; "
-            "run that script again to continue"
+    above = {"--hours": hours, "--energy-kwh": energy_kwh, "--cpus-per-worker": cpus_per_worker}
+    for name, value in above.items():
+        if value is not None and value <= 0:
+            raise UserError(f"{name} is {value:g}; give a number above 0")
+    options = Options.model_construct(
+        storage=storage,
+        artifacts=artifacts,
+        devices=devices,
+        trials=trials,
+        hours=hours,
+        energy_kwh=energy_kwh,
+        prepare=False,
+        wait=wait,
+        dry_run=False,
+    )
+    if cluster is None:
+        work_at(study, options)
+    else:
+        work_on_cluster(
+            study,
+            options,
+            address=cluster,
+            workers=workers,
+            gpus_per_worker=gpus_per_worker,
+            cpus_per_worker=cpus_per_worker,
         )
-    options = Options.model_construct(storage=storage, artifacts=artifacts, device=device, dry_run=False)
-    where = f" --storage {shlex.quote(shown(storage))}" if storage else ""
-    search(definition, options, again=f"paretobert resume {study}{where} --trials N")
+
+
+app.command("resume", help="The same as work.")(work)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
@@ -121,7 +166,12 @@ def run(
     """Start, or continue, the study of a JSON file; further arguments override it, as with a study script."""
     from search.definition import from_file
 
-    start(from_file(definition), context.args, program=f"paretobert run {definition}")
+    start(
+        from_file(definition),
+        context.args,
+        program=f"paretobert run {definition}",
+        command=(sys.executable, "-m", "search", "run", str(definition)),
+    )
 
 
 @app.command()
@@ -136,6 +186,86 @@ def dashboard(
 
     _read(study, storage)
     serve(storage or default_storage(study), study, host=host, port=port)
+
+
+@app.command()
+def studies(
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            help="Study database; by default PARETOBERT_STORAGE, else each runs/STUDY/study.db.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """List the studies of a storage: how far each is, and when something last happened."""
+    from search.analysis.table import render_studies
+    from search.engine import storage as storages
+    from search.engine import study as engine
+
+    given = storage or os.environ.get(STORAGE_VARIABLE)
+    urls = [given] if given else [f"sqlite:///{file}" for file in sorted(Path("runs").glob("*/study.db"))]
+    if not urls:
+        raise UserError("there is no runs/*/study.db here; name a study database with --storage")
+    console = make_console()
+    for url in urls:
+        opened = storages.open_storage(url, create=False)
+        console.print(storages.shown(url), markup=False, highlight=False, soft_wrap=True)
+        console.print(render_studies(engine.overview(opened)))
+
+
+@app.command()
+def copy(
+    source: Annotated[str, typer.Argument(help="Storage that holds the study.", show_default=False)],
+    target: Annotated[str, typer.Argument(help="Storage to copy it to.", show_default=False)],
+    study: Annotated[
+        str | None, typer.Option(help="Name of the study; needed where the storage holds several.", show_default=False)
+    ] = None,
+    artifacts: Annotated[
+        str | None,
+        typer.Option(help="Where its artifacts are; by default runs/STUDY/artifacts.", show_default=False),
+    ] = None,
+    to_artifacts: Annotated[
+        str | None,
+        typer.Option(help="Copy its artifacts to this folder or s3://BUCKET/PREFIX as well.", show_default=False),
+    ] = None,
+) -> None:
+    """Copy a study to another storage, whole: SQLite, PostgreSQL and journal files in any direction."""
+    from search.moving import move
+
+    move(source, target, study=study, artifacts=artifacts, to_artifacts=to_artifacts, console=make_console())
+
+
+@app.command()
+def proxy(
+    storage: Annotated[
+        str | None, typer.Option(help="Database behind the proxy; by default PARETOBERT_STORAGE.", show_default=False)
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; there is no encryption and no login.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 13000,
+) -> None:
+    """Stand between a database and so many workers that it could not hold their connections (grpc://HOST:PORT)."""
+    import signal
+    import threading
+
+    from search.engine import proxy as proxies
+    from search.engine.storage import shown
+
+    url = storage or os.environ.get(STORAGE_VARIABLE)
+    if not url:
+        raise UserError("no database is named; name one with --storage, or in PARETOBERT_STORAGE")
+    over = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda _number, _frame: over.set())
+    proxies.serve(
+        url,
+        host=host,
+        port=port,
+        listening=lambda bound: print(
+            f"grpc://{host}:{bound} in front of {shown(url)} (Ctrl-C ends it; no encryption, no login)", flush=True
+        ),
+        note=lambda text: print(text, flush=True),
+        over=over,
+    )
 
 
 @app.command()

@@ -22,7 +22,7 @@ OBJECTIVES = (*METRICS, "parameters", "encoder_parameters", "encoder_share", "ma
 SAMPLERS = ("nsga2", "nsga3", "tpe", "random")
 """Names of the samplers."""
 
-IMPORTANCES = ("fisher", "taylor", "magnitude")
+IMPORTANCES = ("fisher", "taylor", "magnitude", "random")
 """Names of the importance scores."""
 
 Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -141,17 +141,20 @@ class TeacherSettings(Part):
 class ImportanceSettings(Part):
     """How heads and neurons are ranked: the plan says how many stay, the ranking says which."""
 
-    method: Literal["fisher", "taylor", "magnitude"] = "fisher"
-    """Name of the score."""
+    method: Literal["fisher", "taylor", "magnitude", "random"] = "fisher"
+    """Name of the score; random is the control that the others are compared with."""
     rows: int = Field(default=512, ge=1)
-    """Training rows that the score is averaged over; magnitude needs none."""
+    """Training rows that the score is averaged over; magnitude and random need none."""
 
 
 class RecoverySettings(Part):
-    """The brief fine-tune of a cut model."""
+    """How a cut model is brought back: least squares first, then a brief fine-tune."""
 
+    refit_rows: int = Field(default=0, ge=0)
+    """Training rows for the least-squares re-fit after the cut; 0 leaves it out. With 512 it brought back as much as 50
+    distilled steps, and nothing on top of them (studies/results/recovery-quick.json): use it with few steps or none."""
     steps: int = Field(default=300, ge=0)
-    """Optimizer steps; 0 scores the raw cut."""
+    """Optimizer steps of the fine-tune; 0 scores the model as it is after the cut and the re-fit."""
     batch_size: int = Field(default=32, ge=1)
     """Sentences per step."""
     learning_rate: float = Field(default=1e-4, gt=0, lt=1)
@@ -231,7 +234,10 @@ class EngineSettings(Part):
     seed: int = Field(default=0, ge=0)
     """The study's seed; every random number comes from it."""
     ladder: tuple[Ratio, ...] = (0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125)
-    """Uniform ratios that are tried first, after the dense model."""
+    """Sizes that are tried first, after the dense model: shares of heads and of neuron blocks that are kept."""
+    tilts: tuple[Ratio, ...] = (0.0, 0.5)
+    """How each of these sizes is spread over the layers: 0 keeps the same ratio in each, 1 what one threshold of
+    importance over all layers keeps, 0.5 lies half-way."""
     failures_in_a_row: int = Field(default=10, ge=1)
     """The search stops after this many failed trials in a row."""
 
@@ -259,7 +265,7 @@ class Definition(Part):
     importance: ImportanceSettings = ImportanceSettings()
     """Which heads and neurons stay."""
     recovery: RecoverySettings = RecoverySettings()
-    """The fine-tune of a cut model."""
+    """How a cut model is brought back."""
     objectives: tuple[str, ...] = Field(default=("metric", "parameters", "latency_ms", "energy_mj"), min_length=1)
     """The vector a trial returns; metric stands for the task's metric."""
     constraints: dict[str, Bound] = {}

@@ -1,7 +1,7 @@
 """Plan in, measurements out.
 
-plan ──► choose ──► cut ──► size, latency, energy ──► recover ──► score ──► measurements
-                                 └─ breaks a constraint: not trained, scored as it is
+plan ──► choose ──► cut ──► size, latency, energy ──► refit ──► recover ──► score ──► measurements
+                                 └─ breaks a constraint: neither re-fitted nor trained, scored as it is
 """
 
 import ctypes
@@ -16,6 +16,7 @@ import torch
 from objectives import MeasurementUnavailable, Subject, all_metrics
 from search.bert.choose import choose
 from search.bert.recovery import recover
+from search.bert.refit import fitting_batches, refit
 from search.bert.surgery import cut
 from search.bert.training import score
 from search.definition import Bound
@@ -26,7 +27,7 @@ from search.records import Evaluation
 
 
 def evaluate(prepared: Prepared, plan: Plan, *, seed: int, on_stage: OnStage) -> Evaluation:
-    """Cut, measure, recover and score one plan.
+    """Cut, measure, re-fit, recover and score one plan.
 
     Args:
         prepared: What is the same for all trials.
@@ -36,7 +37,7 @@ def evaluate(prepared: Prepared, plan: Plan, *, seed: int, on_stage: OnStage) ->
 
     Returns:
         Measurements, violated constraints and seconds by stage. A plan that breaks a constraint on its size, latency or
-        energy is not recovered: its metrics are those of the raw cut. The dense plan is not recovered either, because
+        energy is neither re-fitted nor recovered: its metrics are those of the raw cut. Nor is the dense plan, because
         nothing was cut: it is the teacher.
 
     Raises:
@@ -68,8 +69,22 @@ def _evaluate(prepared: Prepared, plan: Plan, seed: int, on_stage: OnStage) -> E
             if not objective.needs_scores and _is_wanted(name, prepared):
                 quantities[name] = objective.measure(Subject(model)).to_dict()
     violations = _violations(definition.bounds, quantities)
-    within = all(excess <= 0 for excess in violations.values())
-    if within and plan != Plan.dense(prepared.shape) and definition.recovery.steps:
+    goes_on = all(excess <= 0 for excess in violations.values()) and plan != Plan.dense(prepared.shape)
+    if goes_on and definition.recovery.refit_rows:
+        with timed(seconds, "refit"):
+            on_stage("refit", 0, 1)
+            refit(
+                model,
+                prepared.teacher,
+                fitting_batches(
+                    prepared.train,
+                    definition.recovery.refit_rows,
+                    pad_id=prepared.pad_id,
+                    seed=definition.engine.seed,  # the study's: all trials are fitted on the same rows
+                    device=prepared.device,
+                ),
+            )
+    if goes_on and definition.recovery.steps:
         with timed(seconds, "recover"):
             recover(
                 model,

@@ -2,6 +2,9 @@
 
 rows ──► tokens ──► dense teacher ─┬─► its logits on the training rows
                                    └─► importance of every head and neuron
+
+A worker that joins a study needs neither the checkpoint nor the data: the study says by which hashes each of these is
+found among the artifacts.
 """
 
 import math
@@ -97,9 +100,10 @@ def prepare(
     energy_source: str | None = None,
     content: Mapping[str, str] | None = None,
     machine: str | None = None,
+    from_artifacts: bool = False,
     on_stage: OnStage,
 ) -> Prepared:
-    """Make, or find in the artifact folder, what is the same for all trials.
+    """Make, or find among the artifacts, what is the same for all trials.
 
     Args:
         definition: The study's definition.
@@ -109,6 +113,8 @@ def prepare(
         energy_source: Source that the study already uses; None resolves the definition's.
         content: Hashes that the study was created with; None for a new one.
         machine: Device and threads that the study was created with; None for a new one.
+        from_artifacts: Whether to take everything from the artifacts by `content`, where they hold it, without a look
+            at the checkpoint and the data.
         on_stage: Told what is being done.
 
     Returns:
@@ -118,34 +124,27 @@ def prepare(
         UserError: If the checkpoint, the data, the space or the energy source cannot be used, or are not what the study
             was created with.
     """
+
+    def told(name: str, done: int, total: int) -> None:
+        artifacts.say(name, done, total)
+        on_stage(name, done, total)
+
     here = _machine(definition, device)
     if machine not in (None, here):
         raise UserError(
             f"the study {definition.name!r} was measured on {machine}, and this is {here}; latencies of the two do not "
-            "compare: set --device and OMP_NUM_THREADS likewise, or choose another name (--name)"
+            "compare: set --devices and OMP_NUM_THREADS likewise, or choose another name (--name)"
         )
     seconds: dict[str, float] = {}
     try:
         source = resolve(energy_source or definition.energy.source, device)
     except MeasurementUnavailable as error:
         raise UserError(f"energy.source: {error}") from None
-    seed = definition.engine.seed
-    dense = load_dense(definition.model, labels=len(definition.task.labels), seed=seed)
-    space = Space.of(definition.space, shape_of(dense))
-    tokenizer = load_tokenizer(definition.model)
-    _check_fits(definition, dense, space.shape, tokenizer)
-    with timed(seconds, "tokens"):
-        rows_key, rows = _tokens(definition, artifacts, tokenizer, content, on_stage)
-    with timed(seconds, "teacher"):
-        teacher_key, teacher = _teacher(
-            definition, artifacts, dense, tokenizer, rows_key, rows["train"], device, content, on_stage
-        )
-    made_from = {"teacher": teacher_key, "rows": rows_key}
-    pad_id = int(tokenizer.pad_token_id)
-    with timed(seconds, "teacher logits"):
-        logits = _teacher_logits(artifacts, teacher, made_from, rows["train"], pad_id, on_stage)
-    with timed(seconds, "importance"):
-        scores = _importance(definition, artifacts, teacher, made_from, rows["train"], pad_id, on_stage)
+    if from_artifacts and content:
+        made = _fetched(definition, artifacts, content, device, seconds, told)
+    else:
+        made = _made(definition, artifacts, device, content, seconds, told)
+    space = Space.of(definition.space, shape_of(made.teacher))
     latency, energy = definition.latency, definition.energy
     known = built_in(
         dense_encoder_parameters=encoder_parameters(Plan.dense(space.shape), space.shape),
@@ -160,24 +159,119 @@ def prepare(
         definition=definition,
         device=device,
         space=space,
-        teacher=teacher,
-        pad_id=pad_id,
-        train=rows["train"],
-        selection=rows["selection"],
-        teacher_logits=logits,
-        scores=scores,
+        teacher=made.teacher,
+        pad_id=made.pad_id,
+        train=made.rows["train"],
+        selection=made.rows["selection"],
+        teacher_logits=made.logits,
+        scores=made.scores,
         objectives={**known, **own_objectives},
         energy_source=source,
-        content=made_from,
+        content=made.content,
         machine=here,
         seconds=seconds,
     )
 
 
+@dataclass(frozen=True)
+class _Made:
+    """What was made once, or fetched."""
+
+    content: dict[str, str]
+    rows: dict[str, Encoded]
+    teacher: PrunedBertForSequenceClassification
+    pad_id: int
+    logits: Tensor
+    scores: Scores
+
+
+def _made(
+    definition: Definition,
+    artifacts: Artifacts,
+    device: torch.device,
+    content: Mapping[str, str] | None,
+    seconds: dict[str, float],
+    on_stage: OnStage,
+) -> _Made:
+    """Everything, from the checkpoint and the data; what the artifacts hold is not made again."""
+    dense = load_dense(definition.model, labels=len(definition.task.labels), seed=definition.engine.seed)
+    tokenizer = load_tokenizer(definition.model)
+    shape = Space.of(definition.space, shape_of(dense)).shape
+    _check_fits(definition, dense, shape, tokenizer)
+    with timed(seconds, "tokens"):
+        rows_key, rows = _tokens(definition, artifacts, tokenizer, content, on_stage)
+    with timed(seconds, "teacher"):
+        teacher_key, teacher = _teacher(
+            definition, artifacts, dense, tokenizer, rows_key, rows["train"], device, content, on_stage
+        )
+    key = {"teacher": teacher_key, "rows": rows_key}
+    pad_id = int(tokenizer.pad_token_id)
+    with timed(seconds, "teacher logits"):
+        logits = _teacher_logits(artifacts, teacher, key, rows["train"], pad_id, on_stage)
+    with timed(seconds, "importance"):
+        scores = _importance(definition, artifacts, teacher, key, rows["train"], pad_id, on_stage)
+    return _Made(key, rows, teacher, pad_id, logits, scores)
+
+
+def _waiting(on_stage: OnStage) -> Callable[[str], None]:
+    """Shows what another process is making that this one waits for."""
+    return lambda text: on_stage(f"waiting for {text}", 0, 1)
+
+
+def wanted(definition: Definition, content: Mapping[str, str]) -> dict[str, str]:
+    """Hash of each artifact of a study, by kind.
+
+    Args:
+        definition: The study's definition.
+        content: Hashes that the study was created with.
+    """
+    key = dict(content)
+    return {
+        "tokens": key["rows"],
+        "teacher": key["teacher"],
+        "logits": digest(key),
+        "importance": digest(_importance_key(definition, key)),
+    }
+
+
+def _fetched(
+    definition: Definition,
+    artifacts: Artifacts,
+    content: Mapping[str, str],
+    device: torch.device,
+    seconds: dict[str, float],
+    on_stage: OnStage,
+) -> _Made:
+    """Everything, by the hashes that the study names; where the artifacts lack something, it is made."""
+    key, hashes = dict(content), wanted(definition, content)
+    folders = {}
+    for number, (kind, hash_) in enumerate(hashes.items()):
+        on_stage(f"fetch {kind}", number, len(hashes))
+        folder = artifacts.found(kind, hash_)
+        if folder is None:
+            try:
+                return _made(definition, artifacts, device, content, seconds, on_stage)
+            except UserError as error:
+                raise UserError(
+                    f"{error}. It would be needed because '{artifacts.folder}' lacks the study's {kind}: name with "
+                    "--artifacts where the study was prepared"
+                ) from None
+        folders[kind] = folder
+    return _Made(
+        content=key,
+        rows=_load_rows(folders["tokens"]),
+        teacher=_moved(load(folders["teacher"]), device),
+        pad_id=int(load_tokenizer(str(folders["teacher"])).pad_token_id),
+        logits=load_file(folders["logits"] / "logits.safetensors")["logits"],
+        scores=Scores.from_tensors(load_file(folders["importance"] / "scores.safetensors")),
+    )
+
+
 def _machine(definition: Definition, device: torch.device) -> str:
     """Device and threads that latencies are measured with: trials of one study compare only under the same."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    return f"{name} with {definition.latency.threads or torch.get_num_threads()} threads"
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} with {definition.latency.threads or torch.get_num_threads()} threads"
 
 
 def _check_content(what: str, where: str, content: Mapping[str, str] | None, kind: str, digest_: str) -> None:
@@ -254,9 +348,13 @@ def _tokens(
             save_file(encoded.to_tensors(), folder / f"{name}.safetensors")
 
     _check_content("data", definition.data, content, "rows", digest(key))
-    folder = artifacts.made("tokens", key, make)
-    loaded = {name: Encoded.from_tensors(load_file(folder / f"{name}.safetensors")) for name in ("train", "selection")}
-    return digest(key), loaded
+    folder = artifacts.made("tokens", key, make, on_wait=_waiting(on_stage))
+    return digest(key), _load_rows(folder)
+
+
+def _load_rows(folder: Path) -> dict[str, Encoded]:
+    """The splits that a search reads."""
+    return {name: Encoded.from_tensors(load_file(folder / f"{name}.safetensors")) for name in ("train", "selection")}
 
 
 def _teacher(
@@ -312,7 +410,7 @@ def _teacher(
         tokenizer.save_pretrained(folder)
 
     _check_content("checkpoint", definition.model, content, "teacher", digest(key))
-    folder = artifacts.made("teacher", key, make)
+    folder = artifacts.made("teacher", key, make, on_wait=_waiting(on_stage))
     return digest(key), _moved(load(folder), device)
 
 
@@ -337,7 +435,7 @@ def _teacher_logits(
         )
         save_file({"logits": logits}, folder / "logits.safetensors")
 
-    folder = artifacts.made("logits", key, make)
+    folder = artifacts.made("logits", key, make, on_wait=_waiting(on_stage))
     return load_file(folder / "logits.safetensors")["logits"]
 
 
@@ -361,11 +459,15 @@ def _importance(
             yield collate(rows, batch, pad_id=pad_id, device=device)
 
     def make(folder: Path) -> None:
-        scores = importance(settings.method, teacher, batches())
+        scores = importance(settings.method, teacher, batches(), seed=seed)
         save_file(scores.to_tensors(), folder / "scores.safetensors")
 
-    folder = artifacts.made("importance", {**key, "seed": seed, **settings.model_dump(mode="json")}, make)
+    folder = artifacts.made("importance", _importance_key(definition, key), make, on_wait=_waiting(on_stage))
     return Scores.from_tensors(load_file(folder / "scores.safetensors"))
+
+
+def _importance_key(definition: Definition, key: dict[str, str]) -> dict[str, Any]:
+    return {**key, "seed": definition.engine.seed, **definition.importance.model_dump(mode="json")}
 
 
 def _moved(model: PrunedBertForSequenceClassification, device: torch.device) -> PrunedBertForSequenceClassification:

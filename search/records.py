@@ -1,10 +1,14 @@
 """A finished trial as plain data: what the analysis, the commands and the exports read. No Optuna, no torch."""
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Literal
 
 from search.definition import Definition
 from search.plan import Plan, Shape
+
+PREPARATION = -1
+"""Stands for what is done once per study, where a trial's number is expected."""
 
 State = Literal["complete", "failed", "running", "waiting"]
 
@@ -114,3 +118,20 @@ class StudyRecord:
     def dense(self) -> Record | None:
         """The trial that evaluated the dense model, or None where there is none yet."""
         return next((record for record in self.complete if record.role == "dense"), None)
+
+
+@dataclass(frozen=True)
+class Overview:
+    """How far a study is.
+
+    Attributes:
+        name: Name of the study.
+        counts: Trials by state.
+        total: Completed trials that it shall have; None where paretobert did not make it.
+        last: When something last happened in it, in this machine's time; None where nothing has.
+    """
+
+    name: str
+    counts: dict[State, int]
+    total: int | None
+    last: datetime | None

@@ -1,6 +1,7 @@
-"""From a study script to a front: the steps in their order.
+"""From a command to a front: one worker in this process, or one process per device, then the closing lines.
 
-definition ─► storage opened, stored definition compared ─► prepared ─► study created ─► worker's loop ─► front
+study script ─► command line ─┬─► devices ─┬─ one ──────► this process works (search.process)
+paretobert work ──────────────┘            └─ several ──► a process each runs the same command (search.launch)
 """
 
 import json
@@ -11,24 +12,30 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from search.arguments import Options, default_storage, parse
+from search import process
+from search.arguments import STORAGE_VARIABLE, UNTIL_VARIABLE, Options, default_storage, parse
 from search.definition import OBJECTIVES, Definition
+from search.devices import Device, take_cores
 from search.errors import UserError, unknown_name
-from search.progress import PREPARATION, Display
+from search.events import Reporter, stop_with_parent, worker_name
+from search.progress import Display
 from search.space import Space
 
 if TYPE_CHECKING:
-    import torch
-
     from objectives import Objective
     from search.records import StudyRecord
 
+EXIT_GIVEN_UP = 1
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
+
+PER_LAUNCH = ("--storage", "--devices", "--hours")
+"""Arguments that a launcher's workers do not get as they are: URLs travel in the environment, which other users of the
+machine cannot read."""
 
 
 def run(definition: Definition, *, objectives: Sequence["Objective"] = ()) -> None:
@@ -41,7 +48,16 @@ def run(definition: Definition, *, objectives: Sequence["Objective"] = ()) -> No
     Raises:
         SystemExit: With 2 after an error of the input, with 130 after an interruption.
     """
-    guarded(lambda: start(definition, sys.argv[1:], program=f"python {sys.argv[0]}", objectives=objectives))
+    script = sys.argv[0]
+    guarded(
+        lambda: start(
+            definition,
+            sys.argv[1:],
+            program=f"python {script}",
+            command=(sys.executable, script),
+            objectives=objectives,
+        )
+    )
 
 
 def make_console() -> Console:
@@ -67,7 +83,12 @@ def guarded(main: Callable[[], None]) -> None:
 
 
 def start(
-    definition: Definition, arguments: Sequence[str], *, program: str, objectives: Sequence["Objective"] = ()
+    definition: Definition,
+    arguments: Sequence[str],
+    *,
+    program: str,
+    command: Sequence[str],
+    objectives: Sequence["Objective"] = (),
 ) -> None:
     """Override a definition from the command line, and start, or continue, its study.
 
@@ -75,6 +96,7 @@ def start(
         definition: The study.
         arguments: The command line, without the program's name.
         program: The command that was given, for the help text and the closing lines.
+        command: The same command as the processes of further workers are started with.
         objectives: Objectives of your own.
 
     Raises:
@@ -85,25 +107,81 @@ def start(
     check_objectives(definition, [objective.name for objective in objectives])
     if options.dry_run:
         _dry_run(definition)
-    else:
-        search(definition, options, objectives=objectives, again=_again(program, arguments))
+        return
+    begin = process.Start(definition, tuple(objectives), only_prepare=options.prepare)
+    _search(
+        definition.name,
+        options,
+        lambda place, limits, listener: process.begin(begin, place, limits, listener),
+        definition=definition,
+        command=[*command, *_without(arguments, PER_LAUNCH)],
+        again=_again(program, arguments),
+    )
+
+
+def work(name: str, options: Options) -> "StudyRecord":
+    """Work at a study that exists, on this machine's devices, and print its front.
+
+    Args:
+        name: Name of the study.
+        options: Where it is kept and what works at it.
+
+    Returns:
+        The study with all its trials.
+
+    Raises:
+        UserError: If something that was given cannot be used.
+        SystemExit: With 130 after an interruption, with 1 if all workers were given up.
+    """
+    kept = ["--artifacts", options.artifacts] if options.artifacts else []
+    return _search(
+        name,
+        options,
+        lambda place, limits, listener: process.join(name, place, limits, listener),
+        definition=None,
+        command=[sys.executable, "-m", "search", "work", name, *kept, *_budget(options)],
+        again=_work_again(name, options, "--devices", options.devices),
+    )
+
+
+def _work_again(name: str, options: Options, *more: str) -> str:
+    """The `paretobert work` that goes on, with no password in it."""
+    from search.engine.storage import shown
+
+    storage = ["--storage", shown(options.storage)] if options.storage else []
+    artifacts = ["--artifacts", options.artifacts] if options.artifacts else []
+    return " ".join(["paretobert work", *map(shlex.quote, [name, *storage, *artifacts, *more]), "--trials N"])
+
+
+def _budget(options: Options) -> list[str]:
+    return [] if options.energy_kwh is None else ["--energy-kwh", str(options.energy_kwh)]
+
+
+def _without(arguments: Sequence[str], names: Sequence[str]) -> list[str]:
+    """The command line without these arguments and their values."""
+    kept: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        name, equals, _value = argument.partition("=")
+        if name not in names:
+            kept.append(argument)
+        elif not equals:
+            next(rest, None)
+    return kept
 
 
 def _again(program: str, arguments: Sequence[str]) -> str:
     """The command that goes on: as given, with another total of trials, and no password in it."""
     from search.engine.storage import shown
 
-    kept: list[str] = []
-    pairs = iter(arguments)
-    for argument in pairs:
+    kept = _without(arguments, ("--engine.trials", "--trials"))
+    for number, argument in enumerate(kept):
         name, equals, value = argument.partition("=")
-        if name not in ("--storage", "--engine.trials"):
-            kept.append(argument)
-            continue
-        value = value if equals else next(pairs, "")
-        if name == "--storage":
-            kept += [name, shown(value)]
-    return " ".join([program, *map(shlex.quote, kept), "--engine.trials N"])
+        if name == "--storage" and equals:
+            kept[number] = f"--storage={shown(value)}"
+        elif name == "--storage" and number + 1 < len(kept):
+            kept[number + 1] = shown(kept[number + 1])
+    return " ".join([program, *map(shlex.quote, kept), "--trials N"])
 
 
 def check_objectives(definition: Definition, own: Sequence[str]) -> None:
@@ -126,82 +204,253 @@ def check_objectives(definition: Definition, own: Sequence[str]) -> None:
             raise UserError(unknown_name("quantity in constraints", name, known))
 
 
-def search(
-    definition: Definition, options: Options, *, objectives: Sequence["Objective"] = (), again: str
+def _search(
+    name: str,
+    options: Options,
+    body: Callable[[process.Place, process.Limits, process.Listener], bool],
+    *,
+    definition: Definition | None,
+    command: Sequence[str],
+    again: str,
 ) -> "StudyRecord":
-    """Start, or continue, a study in this process, and print its front.
+    """Run a search on the devices that were asked for, and print its front.
 
     Args:
-        definition: The study.
+        name: Name of the study.
         options: Where it runs and is kept.
-        objectives: Objectives of your own.
+        body: What one worker does in this process.
+        definition: The study, where it may not exist yet.
+        command: What a worker process runs, `--devices` excepted.
         again: The command that continues it, for the closing lines.
+    """
+    url = options.storage or default_storage(name)
+    limits = process.Limits(_until(options), options.energy_kwh)
+    _quiet()
+    if worker_name() is not None:
+        _be_launched(url, options, limits, body)
+    from search.devices import resolve
+
+    start = time.perf_counter()
+    console = make_console()
+    devices = resolve(options.devices)
+    from search.engine import storage as storages
+    from search.engine import study as studies
+
+    on = ", ".join(device.name for device in devices)
+    console.print(f"study {name!r} in {storages.shown(url)}, on {on}", markup=False, highlight=False, soft_wrap=True)
+    place = process.Place(url, options.artifacts, devices[0].name, wait_s=60 * options.wait)
+    if definition is None:
+        definition = _join(name, place, options, console)
+    if len(devices) == 1:
+        with Display(console) as display:
+            ended = body(place, limits, display)
+        status = 0 if ended else EXIT_INTERRUPTED
+    else:
+        _take_over_total(definition, place)
+        status = _launch(definition, url, limits, devices, command, console)
+        if status == EXIT_USER_ERROR:
+            raise SystemExit(status)
+    result = studies.read(studies.get(storages.open_storage(url, create=False), name))
+    _close(console, result, url=url, given=options.storage, again=again, seconds=time.perf_counter() - start)
+    if status:
+        raise SystemExit(status)
+    return result
+
+
+def _take_over_total(definition: Definition, place: process.Place) -> None:
+    """Compare a study that exists, and store its total, before its workers start: they leave the total alone.
+
+    Raises:
+        UserError: If the database cannot be reached, or holds another study of that name.
+    """
+    from search.engine import storage as storages
+    from search.engine import study as studies
+
+    found = storages.existing(place.storage, definition.name, patience_s=place.wait_s)
+    if found is not None and studies.is_whole(found):
+        studies.check_same(found, definition)
+        studies.set_trials(found, definition)
+    if found is not None:
+        storages.close(found._storage)
+
+
+def _until(options: Options) -> float | None:
+    """The moment at which the search ends; a launched worker, started again even, has its launcher's."""
+    if UNTIL_VARIABLE in os.environ and worker_name() is not None:
+        return float(os.environ[UNTIL_VARIABLE])
+    return None if options.hours is None else time.time() + 3600 * options.hours
+
+
+def _be_launched(
+    url: str,
+    options: Options,
+    limits: process.Limits,
+    body: Callable[[process.Place, process.Limits, process.Listener], bool],
+) -> None:
+    """Be the worker that a launcher started: no output but events, and no life without the launcher."""
+    take_cores()
+    stop_with_parent()
+    reporter = Reporter()
+    place = process.Place(url, options.artifacts, options.devices, wait_s=process.PATIENCE_S)
+    ended = body(place, limits, reporter)
+    reporter.ended(ended)
+    raise SystemExit(0 if ended else EXIT_INTERRUPTED)
+
+
+def _launch(
+    definition: Definition,
+    url: str,
+    limits: process.Limits,
+    devices: Sequence[Device],
+    command: Sequence[str],
+    console: Console,
+) -> int:
+    """One process per device, the first of which prepares what all need; its exit status."""
+    from search.launch import launch
+    from search.view import View
+
+    study = _Reader(url, definition.name)
+    name = definition.name
+    environment = {STORAGE_VARIABLE: url, process.WORKERS_VARIABLE: str(len(devices))}
+    if limits.until is not None:
+        environment[UNTIL_VARIABLE] = repr(limits.until)
+    metric, total = definition.task.metric, definition.engine.trials
+    with View(console, devices, metric=metric, total=total, study=study) as view:
+        return launch(
+            command,
+            devices,
+            environment=environment,
+            view=view,
+            logs=Path(f"runs/{name}/logs"),
+            ready=study.is_there,
+        )
+
+
+class _Reader:
+    """Reads a study again and again, through one connection; from the launcher's loop and from its view's thread."""
+
+    def __init__(self, url: str, name: str) -> None:
+        self._url = url
+        self._name = name
+        self._study: Any = None
+
+    def __call__(self) -> "StudyRecord | None":
+        """The study as it is now; None where it is not there yet.
+
+        Raises:
+            Exception: If its database does not answer.
+        """
+        from search.engine import storage as storages
+        from search.engine import study as studies
+
+        if self._study is None:
+            found = storages.existing(self._url, self._name)
+            if found is None or not studies.is_whole(found):
+                return None
+            self._study = found
+        return studies.read(self._study)
+
+    def is_there(self) -> bool:
+        """Whether the study is there and whole, as far as its database says."""
+        try:
+            return self() is not None
+        except Exception:  # it does not answer now: asked again in a moment
+            return False
+
+
+def _join(name: str, place: process.Place, options: Options, console: Console) -> Definition:
+    """The definition of a study that is there; another total of trials is stored, and running workers will read it."""
+    from search.engine import study as studies
+
+    found = process.wait_for(name, place, lambda text: console.print(text, markup=False, soft_wrap=True))
+    definition = studies.stored(found).definition
+    process.check_built_in(definition)
+    if options.trials is not None:
+        engine = definition.engine.model_copy(update={"trials": options.trials})
+        definition = definition.model_copy(update={"engine": engine})
+        studies.set_trials(found, definition)
+    return definition
+
+
+def work_on_cluster(
+    name: str, options: Options, *, address: str, workers: int, gpus_per_worker: float, cpus_per_worker: float
+) -> "StudyRecord":
+    """Work at a study that exists with workers on a Ray cluster, and print its front.
+
+    Args:
+        name: Name of the study.
+        options: Where it is kept, as every node of the cluster reaches it.
+        address: Of the cluster (`search.cluster.place`).
+        workers: How many.
+        gpus_per_worker: Share of a GPU for each.
+        cpus_per_worker: Cores for each.
 
     Returns:
         The study with all its trials.
 
     Raises:
-        UserError: If something that was given cannot be used; nothing has been written then.
+        UserError: If something that was given cannot be used.
         SystemExit: With 130 after an interruption.
     """
-    start = time.perf_counter()
-    console = make_console()
-    url = options.storage or default_storage(definition.name)
-    _quiet()
-    # Heavy imports come late, so that --help, --dry-run and errors of the input answer at once.
-    from search.artifacts import Artifacts
+    from search.cluster import place as place_on
     from search.engine import storage as storages
     from search.engine import study as studies
-    from search.engine.worker import work
 
-    existing = storages.existing(url, definition.name)
-    about = studies.stored(existing) if existing is not None and studies.is_whole(existing) else None
-    if existing is not None and about is not None:
-        studies.check_same(existing, definition)
-    from search import pipeline, preparation
-    from search.records import ObjectiveInfo
-
-    device = _device(options.device)
-    artifacts = Artifacts(Path(options.artifacts or f"runs/{definition.name}/artifacts"))
+    start = time.perf_counter()
+    console = make_console()
+    _quiet()
+    url = storages.absolute(options.storage or default_storage(name))
+    folder = options.artifacts or f"runs/{name}/artifacts"
+    artifacts = folder if folder.startswith("s3:") else str(Path(folder).absolute())
+    _join(name, process.Place(url, wait_s=60 * options.wait), options, console)
     console.print(
-        f"study {definition.name!r} in {storages.shown(url)}, on {device}",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
+        f"study {name!r} in {storages.shown(url)}, on {address}", markup=False, highlight=False, soft_wrap=True
     )
-    with Display(console, metric=definition.task.metric, total=definition.engine.trials) as display:
-        prepared = preparation.prepare(
-            definition,
-            artifacts,
-            device=device,
-            own_objectives={objective.name: objective for objective in objectives},
-            energy_source=about.energy_source if about else None,
-            content=about.content if about else None,
-            machine=about.machine if about else None,
-            on_stage=lambda name, done, total: display.stage(PREPARATION, name, done, total),
-        )
-        infos = [prepared.objectives[name] for name in definition.objective_names]
-        study = studies.create(
-            storages.open_storage(url, create=True),
-            definition,
-            shape=prepared.shape,
-            objectives=tuple(ObjectiveInfo(info.name, info.unit, info.direction) for info in infos),
-            energy_source=prepared.energy_source,
-            content=prepared.content,
-            machine=prepared.machine,
-        )
-        studies.set_trials(study, definition)
-        display.known(studies.read(study).complete, definition.engine.trials)
-        complete = work(
-            study,
-            lambda plan, *, seed, on_stage: pipeline.evaluate(prepared, plan, seed=seed, on_stage=on_stage),
-            display,
-        )
-    result = studies.read(study)
+    complete = place_on(
+        join_from_cluster,
+        {
+            "study": name,
+            "storage": url,
+            "artifacts": artifacts,
+            "until": _until(options),
+            "energy_kwh": options.energy_kwh,
+        },
+        address=address,
+        workers=workers,
+        gpus_per_worker=gpus_per_worker,
+        cpus_per_worker=cpus_per_worker,
+        note=lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True),
+        hours=options.hours,
+    )
+    result = studies.read(studies.get(storages.open_storage(url, create=False), name))
+    each = ("--gpus-per-worker", f"{gpus_per_worker:g}", "--cpus-per-worker", f"{cpus_per_worker:g}")
+    again = _work_again(name, options, "--cluster", address, "--workers", str(workers), *each)
     _close(console, result, url=url, given=options.storage, again=again, seconds=time.perf_counter() - start)
     if not complete:
         raise SystemExit(EXIT_INTERRUPTED)
     return result
+
+
+def join_from_cluster(
+    *, study: str, storage: str, artifacts: str, until: float | None, energy_kwh: float | None, device: str
+) -> bool:
+    """One worker on a node of a cluster: its output goes to the cluster's logs.
+
+    Args:
+        study: Name of the study.
+        storage: URL of its database.
+        artifacts: Folder that the nodes share, or s3://BUCKET/PREFIX.
+        until: Moment in seconds since 1970 at which the search ends; None has no end.
+        energy_kwh: Energy that the study may use; None has no end.
+        device: Torch's name of the device.
+
+    Returns:
+        Whether the search ended by itself; False if it was interrupted.
+    """
+    _quiet()
+    place = process.Place(storage, artifacts, device, wait_s=process.PATIENCE_S)
+    with Display(make_console()) as display:
+        return process.join(study, place, process.Limits(until, energy_kwh), display)
 
 
 def _quiet() -> None:
@@ -210,22 +459,6 @@ def _quiet() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     logging.getLogger("transformers").setLevel(logging.ERROR)
-
-
-def _device(name: str) -> "torch.device":
-    """The device of a name; `auto` takes a GPU where there is one."""
-    import torch
-
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(
-            f"--device is {name!r}, which cannot be used here ({str(error).splitlines()[0]}); use cpu, or auto"
-        ) from None
-    return device
 
 
 def _dry_run(definition: Definition) -> None:

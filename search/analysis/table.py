@@ -15,7 +15,7 @@ from rich.text import Text
 
 from search.analysis.front import front
 from search.analysis.quantities import COUNTS, KEPT, quantity, short
-from search.records import ObjectiveInfo, Record, StudyRecord
+from search.records import ObjectiveInfo, Overview, Record, StudyRecord
 
 POINT = ("accuracy", "encoder_share", "parameters", "latency_ms", "energy_mj")
 """Quantities that every point of `points` names, measured or not."""
@@ -138,3 +138,19 @@ def _runs(counts: Sequence[int]) -> str:
 
 def _unique(names: list[str], *others: str) -> list[str]:
     return list(dict.fromkeys([*names, *others]))
+
+
+def render_studies(studies: Sequence[Overview]) -> Table:
+    """The studies of a storage as a table for a terminal."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("study", "complete", "failed", "running", "waiting", "last"):
+        table.add_column(column, justify="left" if column in ("study", "last") else "right")
+    for study in studies:
+        of = "" if study.total is None else f" / {study.total}"
+        table.add_row(
+            Text(study.name),
+            f"{study.counts.get('complete', 0)}{of}",
+            *(str(study.counts.get(state, 0)) for state in ("failed", "running", "waiting")),
+            "" if study.last is None else study.last.strftime("%Y-%m-%d %H:%M"),
+        )
+    return table

@@ -79,17 +79,18 @@ class Scores:
 class Method(Protocol):
     """A way to score a dense model. It leaves the model's weights, gradients, hooks and mode as they were."""
 
-    def __call__(self, model: BertForSequenceClassification, batches: Iterable[Batch]) -> Scores:
-        """Score all heads and neurons of `model` on the sentences of `batches`."""
+    def __call__(self, model: BertForSequenceClassification, batches: Iterable[Batch], seed: int) -> Scores:
+        """Score all heads and neurons of `model`: on the sentences of `batches`, or by chance from `seed`."""
 
 
-def importance(method: str, model: BertForSequenceClassification, batches: Iterable[Batch]) -> Scores:
+def importance(method: str, model: BertForSequenceClassification, batches: Iterable[Batch], *, seed: int = 0) -> Scores:
     """Score all heads and neurons of a dense model.
 
     Args:
         method: A name in `METHODS`.
         model: The dense classifier, on any device and in any mode; left as it was.
         batches: Labelled sentences. How they are divided into batches, and the order, move the scores by rounding only.
+        seed: Seed of the scores that come from chance; no other method reads it.
 
     Returns:
         The scores; the same for the same arguments.
@@ -105,15 +106,16 @@ def importance(method: str, model: BertForSequenceClassification, batches: Itera
         raise UserError(unknown_name("importance", method, METHODS))
     if plan_of(model.config) != Plan.dense(shape_of(model)):
         raise ValueError(f"the model holds {plan_of(model.config)}: importance is scored on the dense model")
-    return METHODS[method](model, batches)
+    return METHODS[method](model, batches, seed)
 
 
-def fisher(model: BertForSequenceClassification, batches: Iterable[Batch]) -> Scores:
+def fisher(model: BertForSequenceClassification, batches: Iterable[Batch], seed: int = 0) -> Scores:  # noqa: ARG001 # by protocol
     """Score by the diagonal of the empirical Fisher information: the mean over sentences of g_iu squared.
 
     Args:
         model: The dense classifier.
         batches: Labelled sentences.
+        seed: Not read.
 
     Returns:
         Scores in squared units of the loss (nats).
@@ -128,12 +130,13 @@ def fisher(model: BertForSequenceClassification, batches: Iterable[Batch]) -> Sc
     return _mean_over_sentences(model, batches, torch.square)
 
 
-def taylor(model: BertForSequenceClassification, batches: Iterable[Batch]) -> Scores:
+def taylor(model: BertForSequenceClassification, batches: Iterable[Batch], seed: int = 0) -> Scores:  # noqa: ARG001 # by protocol
     """Score by the first-order change of the loss when a unit is removed: the mean over sentences of |g_iu|.
 
     Args:
         model: The dense classifier.
         batches: Labelled sentences.
+        seed: Not read.
 
     Returns:
         Scores in units of the loss (nats).
@@ -148,12 +151,13 @@ def taylor(model: BertForSequenceClassification, batches: Iterable[Batch]) -> Sc
     return _mean_over_sentences(model, batches, torch.abs)
 
 
-def magnitude(model: BertForSequenceClassification, batches: Iterable[Batch]) -> Scores:  # noqa: ARG001 # by protocol
+def magnitude(model: BertForSequenceClassification, batches: Iterable[Batch], seed: int = 0) -> Scores:  # noqa: ARG001 # by protocol
     """Score by the Euclidean norm of all the parameters that go when a unit is cut, the biases included.
 
     Args:
         model: The dense classifier.
         batches: Not read.
+        seed: Not read.
 
     Returns:
         Scores in units of the weights.
@@ -172,7 +176,25 @@ def magnitude(model: BertForSequenceClassification, batches: Iterable[Batch]) ->
     return Scores(heads=torch.stack(heads), neurons=torch.stack(neurons))
 
 
-METHODS: dict[str, Method] = {"fisher": fisher, "taylor": taylor, "magnitude": magnitude}
+def chance(model: BertForSequenceClassification, batches: Iterable[Batch], seed: int) -> Scores:  # noqa: ARG001 # by protocol
+    """Score by chance: the control that a method has to beat.
+
+    Args:
+        model: The dense classifier; only its sizes matter.
+        batches: Not read.
+        seed: Seed of the scores. The global random state is neither read nor moved.
+
+    Returns:
+        Scores without unit, uniform from 0 to 1.
+    """
+    shape, dice = shape_of(model), torch.Generator().manual_seed(seed)
+    return Scores(
+        heads=torch.rand(shape.layers, shape.heads, dtype=torch.float64, generator=dice),
+        neurons=torch.rand(shape.layers, shape.neurons, dtype=torch.float64, generator=dice),
+    )
+
+
+METHODS: dict[str, Method] = {"fisher": fisher, "taylor": taylor, "magnitude": magnitude, "random": chance}
 """The scores by name."""
 
 

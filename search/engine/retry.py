@@ -2,11 +2,18 @@
 
 Optuna's own callback copies all attributes of the dead trial, and with them its generation and its constraints, which
 then cannot be set again. Here the new trial gets the parameters, its place in the lineage, and nothing else.
+
+    running ──worker dies──► failed, no reason ──hand_back──► waiting, attempt + 1     three times, then for good
+    running ──Ctrl-C twice──► failed, STOPPED  ──hand_back──► waiting, same attempt
+    running ──not needed──► failed, SURPLUS    ──hand_back──► waiting, same attempt    where it was queued
+
+Whoever fails a trial may die before it has handed the plan back: `settle` finds such trials and does it.
 """
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import psutil
@@ -20,12 +27,26 @@ ATTEMPTS = 3
 """How often a plan is tried before it is failed for good."""
 
 
+STOPPED = "stopped on request; its plan is queued again"
+"""Reason of a trial that a person stopped."""
+
+SURPLUS = "not needed: the study has its trials"
+"""Reason of a trial that was begun while others were at the last ones."""
+
+DOUBLE = "not needed: another trial of this plan's lineage was there first"
+"""Reason of a trial that was queued twice, by two workers that noticed the same death."""
+
+SETTLE_S = 120
+"""Seconds after which a failed trial's plan that nobody handed back is handed back by whoever notices."""
+
 CLOCK_STEP_S = 60
 """Seconds by which a process's start may seem to have moved: the system's clock is set now and then."""
 
 
 def hand_back(study: Study, trial: FrozenTrial, *, counts: bool = True) -> None:
     """Queue the plan of an unfinished trial again, unless it was tried `ATTEMPTS` times.
+
+    Nothing is queued where a later trial of the lineage exists already.
 
     Args:
         study: The study.
@@ -34,11 +55,61 @@ def hand_back(study: Study, trial: FrozenTrial, *, counts: bool = True) -> None:
     """
     attempt = trial.user_attrs.get(attributes.ATTEMPT, 1) + counts
     params = trial.system_attrs.get("fixed_params") or trial.params
-    if attempt > ATTEMPTS or not params:
+    first = lineage(trial)
+    later = (t for t in _counted(study.get_trials(deepcopy=False)) if t.number > trial.number and lineage(t) == first)
+    if attempt > ATTEMPTS or not params or any(later):
         return
     kept = {key: trial.user_attrs[key] for key in (attributes.ROLE,) if key in trial.user_attrs}
-    first = trial.user_attrs.get(attributes.RETRY_OF, trial.number)
     study.enqueue_trial(params, user_attrs={**kept, attributes.RETRY_OF: first, attributes.ATTEMPT: attempt})
+
+
+def _counted(trials: Sequence[FrozenTrial]) -> Iterator[FrozenTrial]:
+    """The trials without those that gave way to another one of their lineage."""
+    return (trial for trial in trials if trial.user_attrs.get(attributes.FAILURE) != DOUBLE)
+
+
+def lineage(trial: FrozenTrial) -> int:
+    """Number of the first trial of a trial's plan."""
+    return int(trial.user_attrs.get(attributes.RETRY_OF, trial.number))
+
+
+def settle(study: Study) -> list[int]:
+    """Hand back the plans of failed trials that nobody handed back, because who failed them died before that.
+
+    Args:
+        study: The study.
+
+    Returns:
+        Numbers of the trials whose plan was queued again.
+    """
+    long_ago = datetime.now() - timedelta(seconds=SETTLE_S)
+    settled = []
+    for trial in unsettled(study.get_trials(deepcopy=False)):
+        if (trial.datetime_complete or long_ago) < long_ago:
+            hand_back(study, trial, counts=attributes.FAILURE not in trial.user_attrs)
+            settled.append(trial.number)
+    return settled
+
+
+def unsettled(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """The failed trials whose plans shall be queued again and are not yet.
+
+    Args:
+        trials: All trials of a study.
+    """
+    last = {lineage(trial): trial.number for trial in _counted(trials)}
+    found = []
+    for trial in trials:
+        failure = trial.user_attrs.get(attributes.FAILURE)
+        if (
+            trial.state == TrialState.FAIL
+            and failure in (None, STOPPED, SURPLUS)
+            and last.get(lineage(trial)) == trial.number
+            and (trial.system_attrs.get("fixed_params") or trial.params)
+            and (failure is not None or trial.user_attrs.get(attributes.ATTEMPT, 1) < ATTEMPTS)
+        ):
+            found.append(trial)
+    return found
 
 
 def this_worker() -> str:
@@ -102,6 +173,8 @@ def _is_orphan(worker: str) -> bool:
 
 
 def _machine() -> str:
-    """Host name and, on Linux, the space of process numbers: containers of one host have their own."""
-    space = Path("/proc/self/ns/pid")
-    return socket.gethostname() + (f" {space.readlink()}" if space.exists() else "")
+    """Host name and, on Linux, the boot and the space of process numbers: hosts may share a name, containers a host."""
+    space, boot = Path("/proc/self/ns/pid"), Path("/proc/sys/kernel/random/boot_id")
+    parts = [str(space.readlink())] if space.exists() else []
+    parts += [boot.read_text(encoding="ascii").strip()] if boot.exists() else []
+    return " ".join([socket.gethostname(), *parts])

@@ -91,6 +91,7 @@ class PlanSampler(BaseSampler):
         self._make_inner = make_inner
         self._dimensions = {dimension.name: dimension for dimension in space.dimensions}
         self._seed = seed
+        self._finished: dict[int, tuple[int, ...]] = {}
         self._begin(trial=0)
 
     def _begin(self, *, trial: int) -> None:
@@ -105,7 +106,9 @@ class PlanSampler(BaseSampler):
         self._begin(trial=trial.number)
         study._storage.set_trial_user_attr(trial._trial_id, attributes.WORKER, this_worker())
         if isinstance(self.inner, BaseGASampler):
-            self.inner.get_trial_generation(study, trial)
+            # Said in the trial at hand too, or NSGA-II would count through the whole study once more when it samples.
+            generation = self.inner.get_trial_generation(study, trial)
+            trial.system_attrs[self.inner._get_generation_key()] = generation
         self.inner.before_trial(study, trial)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -118,7 +121,7 @@ class PlanSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Draw a plan on the grid that the study does not hold yet, if `REDRAWS` draws and steps find one."""
-        seen = {self._key(t.params or t.system_attrs.get("fixed_params", {})) for t in study.get_trials(deepcopy=False)}
+        seen = self._plans_in(study)
         sample: dict[str, Any] = {}
         for _ in range(REDRAWS):
             drawn = self.inner.sample_relative(study, trial, search_space)
@@ -155,6 +158,18 @@ class PlanSampler(BaseSampler):
 
     def _key(self, params: Mapping[str, Any]) -> tuple[int, ...]:
         return tuple(round(params.get(name, -1) * d.units) for name, d in self._dimensions.items())
+
+    def _plans_in(self, study: Study) -> set[tuple[int, ...]]:
+        """The plans of all trials; those of finished ones are remembered, so that a large study costs no more."""
+        plans = set()
+        for trial in study.get_trials(deepcopy=False):
+            key = self._finished.get(trial._trial_id)
+            if key is None:
+                key = self._key(trial.params or trial.system_attrs.get("fixed_params", {}))
+                if trial.state.is_finished():
+                    self._finished[trial._trial_id] = key
+            plans.add(key)
+        return plans
 
     def _step_aside(self, sample: dict[str, Any], seen: set[tuple[int, ...]]) -> dict[str, Any]:
         """Move random dimensions by one unit until the plan is new; a converged population repeats itself otherwise."""

@@ -1,113 +1,159 @@
 """Opening the study database, with the traps of Optuna 5 closed.
 
+    sqlite:///PATH                      one machine
+    postgresql+psycopg://USER@HOST/DB   many machines (extra postgres)
+    journal:///PATH                     Optuna's journal file
+    grpc://HOST:PORT                    `paretobert proxy` in front of a database (extra proxy)
+
 - SQLite hands one waiting trial to two workers, and gives up when it is locked: write-ahead log, immediate transactions
-  and a minute's patience close both.
-- A worker that dies leaves its trial running: heartbeats find it, and `search.engine.retry` puts its plan back.
+  and patience close both.
+- A worker that dies leaves its trial running: `search.engine.heartbeats` finds it on each of these storages, and
+  `search.engine.retry` puts its plan back.
+- A database that does not answer for a while is waited for: `search.engine.patience`.
 - A password in a URL never shows: `shown` is what messages print.
 """
 
+import time
 import warnings
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import optuna
 import sqlalchemy
 from filelock import FileLock
 from optuna.exceptions import ExperimentalWarning
-from optuna.storages import RDBStorage
+from optuna.storages import BaseStorage, get_storage
 from optuna.study import Study
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from search import folders
-from search.engine.retry import hand_back
+from search.engine.database import READING, Database
+from search.engine.heartbeats import Journal, Proxy
+from search.engine.patience import SILENT_S, PatientStorage, pauses, reason
 from search.errors import UserError
 
-HEARTBEAT_S = 10
-"""Seconds between two signs of life of a running trial."""
+SQLITE_PATIENCE_S = 20
+"""Seconds that SQLite itself waits for another process's transaction, before our patience begins."""
 
-GRACE_S = 60
-"""Seconds without a sign of life after which a trial's worker counts as dead."""
+PROXY_PORT = 13000
+"""Port of `paretobert proxy`, where none is given."""
 
-SQLITE_PATIENCE_S = 60
-"""Seconds that a worker waits for another worker's transaction."""
+FORMS = "sqlite:///PATH, postgresql+psycopg://USER@HOST/NAME, journal:///PATH or grpc://HOST:PORT"
+
+POSTGRES: dict[str, Any] = {
+    # A worker talks to the database for milliseconds between minutes of training: one connection is kept, tested before
+    # it is used and replaced after half an hour; what heartbeats need beside it is closed at once.
+    "pool_size": 1,
+    "max_overflow": 4,
+    "pool_pre_ping": True,
+    "pool_recycle": 1800,
+    "connect_args": {
+        "connect_timeout": 10,
+        # Who is gone is noticed within half a minute, on both ends: a worker that vanished must not hold locks.
+        "keepalives_idle": 30,
+        "keepalives_interval": 10,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 30_000,
+        "options": "-c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3 "
+        "-c idle_in_transaction_session_timeout=60s -c lock_timeout=60s",
+    },
+}
+"""Connection settings for a database that many machines share."""
 
 
 def shown(url: str) -> str:
-    """The URL with its password hidden, for messages and logs."""
+    """The URL with its passwords hidden, for messages and logs; nothing of it where it cannot be read."""
     try:
-        return make_url(url).render_as_string(hide_password=True)
-    except ArgumentError:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):  # ValueError: what stands where the port belongs may be the password
         return "(not a database URL)"
+    hidden = {key: "hidden" for key in parsed.query if "pass" in key.lower()}
+    return parsed.update_query_dict(hidden).render_as_string(hide_password=True)
 
 
-def open_storage(url: str, *, create: bool) -> RDBStorage:
+def open_storage(
+    url: str, *, create: bool, patience_s: float = 0.0, note: Callable[[str], None] = lambda _text: None
+) -> Any:
     """Open the study database.
 
     Args:
-        url: SQLAlchemy URL, for example `sqlite:///runs/quickstart/study.db` or `postgresql+psycopg://user@host/db`.
-        create: Whether an SQLite file and its folder are made where they do not exist.
+        url: What it is and where; see above.
+        create: Whether a file and its folder are made where they do not exist.
+        patience_s: Seconds that the database is waited for, now and in every later call; 0 gives up at once.
+        note: Told when it does not answer and when it answers again.
 
     Returns:
-        The storage, with heartbeats and with the settings that make SQLite safe for several workers.
+        An Optuna storage with heartbeats, safe for several workers.
 
     Raises:
         UserError: If the URL is not one, its driver is not installed, or the database cannot be reached or written.
     """
-    try:
-        parsed = make_url(url)
-        parsed.get_dialect()
-    except (ArgumentError, NoSuchModuleError):
-        raise UserError(
-            f"the storage '{shown(url)}' is not a database URL; write sqlite:///PATH or postgresql+psycopg://USER@HOST/NAME"
-        ) from None
-    is_sqlite = parsed.get_backend_name() == "sqlite"
-    file = _sqlite_file(url)
-    if is_sqlite and (file is None or str(file) == ":memory:"):
-        raise UserError(f"the storage '{shown(url)}' lies in memory and would be lost; write sqlite:///PATH")
+    parsed = _parsed(url)
+    file = _file(parsed)
     if file is not None:
         _check_file(file, url, create=create)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    # Workers that start together must not make the tables twice.
-    making = FileLock(f"{file}.lock") if file is not None and create else nullcontext()
-    try:
-        with making, warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            storage = RDBStorage(
-                url,
-                engine_kwargs={"connect_args": {"timeout": SQLITE_PATIENCE_S}}
-                if is_sqlite
-                else {"pool_pre_ping": True},
-                heartbeat_interval=HEARTBEAT_S,
-                grace_period=GRACE_S,
-                heartbeat_stale_trial_callback=hand_back,
-            )
-    except ImportError:
-        raise UserError(
-            f"the storage '{shown(url)}' needs a database driver that is not installed; "
-            'for PostgreSQL: pip install "paretobert[postgres]"'
-        ) from None
-    except SQLAlchemyError as error:
-        reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
-        raise UserError(
-            f"the storage '{shown(url)}' cannot be reached ({reason}); check that it runs and that the URL is right"
-        ) from None
-    if is_sqlite:
-        _make_safe(storage.engine)
+    start, told = time.monotonic(), False
+    for pause in pauses():
+        try:
+            # Workers that start together must not make the tables twice.
+            with FileLock(f"{file}.lock") if file is not None and create else nullcontext():
+                storage = PatientStorage(_opened(parsed, file), patience_s=patience_s)
+            break
+        except ImportError as error:
+            raise UserError(_missing_driver(url, error)) from None
+        except (SQLAlchemyError, ConnectionError) as error:
+            if time.monotonic() - start + pause > patience_s:
+                raise UserError(
+                    f"the storage '{shown(url)}' cannot be reached ({reason(error)}); check that it runs and that the "
+                    "URL is right"
+                ) from None
+            if not told and time.monotonic() - start >= SILENT_S:
+                told = True
+                note(f"the storage '{shown(url)}' cannot be reached ({reason(error)}); trying again")
+            time.sleep(pause)
+    storage.note = note
     return storage
 
 
-def existing(url: str, name: str) -> Study | None:
+def _opened(url: URL, file: Path | None) -> BaseStorage:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        match url.get_backend_name():
+            case "grpc":
+                proxy = Proxy(host=url.host or "127.0.0.1", port=url.port or PROXY_PORT)
+                proxy.wait_server_ready(timeout=10)
+                return proxy
+            case "journal" if file is not None:
+                return Journal(file)
+            case "sqlite":
+                database = Database(
+                    url.render_as_string(hide_password=False),
+                    engine_kwargs={"connect_args": {"timeout": SQLITE_PATIENCE_S}},
+                )
+                _make_safe(database.engine)
+            case "postgresql":
+                database = Database(url.render_as_string(hide_password=False), engine_kwargs=POSTGRES)
+            case _:
+                database = Database(url.render_as_string(hide_password=False), engine_kwargs={"pool_pre_ping": True})
+    return get_storage(database)
+
+
+def existing(url: str, name: str, **patience: Any) -> Study | None:
     """The study of that name, where the database and the study exist; nothing is written.
 
     Args:
-        url: SQLAlchemy URL.
+        url: What the database is and where.
         name: Name of the study.
+        **patience: `patience_s` and `note` of `open_storage`.
 
     Raises:
         UserError: If the database cannot be reached, or its file could not be made.
     """
-    file = _sqlite_file(url)
+    file = _file(_parsed(url))
     if file is not None and not file.exists():
         try:
             folders.check_writable(file.absolute().parent)
@@ -116,25 +162,67 @@ def existing(url: str, name: str) -> Study | None:
                 f"the storage '{shown(url)}' cannot be made ({error.strerror}); name another with --storage"
             ) from None
         return None
-    storage = open_storage(url, create=False)
+    storage = open_storage(url, create=False, **patience)
     if name not in optuna.get_all_study_names(storage):
         return None
     return optuna.load_study(study_name=name, storage=storage)
 
 
-def close(storage: RDBStorage) -> None:
-    """Close the storage's connections; it opens new ones when it is used again."""
+def be_patient(study: Study, patience_s: float) -> None:
+    """Let every later call of a study's storage be repeated for so many seconds."""
+    storage: Any = study._storage
+    storage.patience_s = patience_s
+
+
+def absolute(url: str) -> str:
+    """The URL with the path of its file, if it is one, from the root: it means the same in any folder."""
+    parsed = _parsed(url)
+    file = _file(parsed)
+    if file is None:
+        return url
+    return parsed.set(database=str(file.absolute())).render_as_string(hide_password=False)
+
+
+def engine_of(storage: Any) -> sqlalchemy.Engine | None:
+    """The SQLAlchemy engine of a database that `open_storage` opened; None for other storages."""
+    database = getattr(storage.inner, "_backend", None)
+    return database.engine if isinstance(database, Database) else None
+
+
+def close(storage: Any) -> None:
+    """Close the storage's connections; a database opens new ones when it is used again."""
     storage.remove_session()
-    storage.engine.dispose()
+    engine = engine_of(storage)
+    if engine is not None:
+        engine.dispose()
+    if isinstance(storage.inner, Proxy):
+        storage.inner.close()
 
 
-def _sqlite_file(url: str) -> Path | None:
-    """The file of an SQLite URL; None for other databases."""
+def _parsed(url: str) -> URL:
     try:
         parsed = make_url(url)
-    except ArgumentError:
-        return None
-    return Path(parsed.database) if parsed.get_backend_name() == "sqlite" and parsed.database else None
+        if parsed.drivername not in ("journal", "grpc"):
+            parsed.get_dialect()
+    except (ArgumentError, NoSuchModuleError, ValueError):
+        raise UserError(f"the storage '{shown(url)}' is not a database URL; write {FORMS}") from None
+    except ImportError as error:
+        raise UserError(_missing_driver(url, error)) from None
+    if parsed.get_backend_name() in ("sqlite", "journal") and parsed.database in (None, "", ":memory:"):
+        raise UserError(f"the storage '{shown(url)}' lies in memory and would be lost; write sqlite:///PATH")
+    return parsed
+
+
+def _missing_driver(url: str, error: ImportError) -> str:
+    what = 'for a proxy: pip install "paretobert[proxy]"'
+    if not url.startswith("grpc:"):
+        what = 'for PostgreSQL: pip install "paretobert[postgres]"'
+    return f"the storage '{shown(url)}' needs a database driver that is not installed ({error.name or error}); {what}"
+
+
+def _file(url: URL) -> Path | None:
+    """The file of a database that is one; None for servers."""
+    return Path(url.database) if url.get_backend_name() in ("sqlite", "journal") and url.database else None
 
 
 def _check_file(file: Path, url: str, *, create: bool) -> None:
@@ -154,7 +242,7 @@ def _check_file(file: Path, url: str, *, create: bool) -> None:
 
 
 def _make_safe(engine: sqlalchemy.Engine) -> None:
-    """Write-ahead log, and transactions that take the write lock when they begin."""
+    """Write-ahead log, and transactions that take the write lock when they begin, if they are going to write."""
 
     @sqlalchemy.event.listens_for(engine, "connect")
     def _connect(connection, _record) -> None:  # type: ignore[no-untyped-def]
@@ -164,6 +252,6 @@ def _make_safe(engine: sqlalchemy.Engine) -> None:
 
     @sqlalchemy.event.listens_for(engine, "begin")
     def _begin(connection) -> None:  # type: ignore[no-untyped-def]
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        connection.exec_driver_sql("BEGIN" if connection.get_execution_options().get(READING) else "BEGIN IMMEDIATE")
 
     engine.dispose()  # connections that were opened before the settings

@@ -4,9 +4,11 @@ The database is self-contained: the definition stands in it as JSON, with the si
 that every command works from the storage and the study's name alone.
 """
 
+import time
 import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import cast
+from typing import Any, cast
 
 import optuna
 from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning
@@ -17,10 +19,11 @@ from optuna.trial import FrozenTrial, TrialState
 from search import definition as definitions
 from search.definition import Definition
 from search.engine import attributes
+from search.engine.retry import ATTEMPTS
 from search.engine.sampler import population_size
 from search.errors import UserError, unknown_name
 from search.plan import Plan, Shape
-from search.records import ObjectiveInfo, Record, State, StudyRecord
+from search.records import ObjectiveInfo, Overview, Record, State, StudyRecord
 from search.space import Space
 
 STATES: dict[TrialState, State] = {
@@ -33,6 +36,13 @@ STATES: dict[TrialState, State] = {
 
 LOST = "its worker was lost"
 """Reason of a failed trial that could not say its own."""
+
+FOR_GOOD = f"{LOST}, like {ATTEMPTS - 1} others with this plan: it is not tried again"
+"""Reason of the last such trial of a plan."""
+
+
+CREATION_S = 10.0
+"""Seconds that a study's creation may take before another process completes it."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +73,24 @@ def names(storage: BaseStorage) -> list[str]:
     return optuna.get_all_study_names(storage)
 
 
+def overview(storage: BaseStorage) -> list[Overview]:
+    """How far each study of a storage is, by name."""
+    found = []
+    for name in sorted(names(storage)):
+        study = optuna.load_study(study_name=name, storage=storage)
+        trials = study.get_trials(deepcopy=False)
+        moments = [at for trial in trials for at in (trial.datetime_start, trial.datetime_complete) if at is not None]
+        try:
+            total = stored(study).definition.engine.trials
+        except UserError:
+            total = None
+        counts: dict[State, int] = {}
+        for trial in trials:
+            counts[STATES[trial.state]] = counts.get(STATES[trial.state], 0) + 1
+        found.append(Overview(name, counts, total, max(moments, default=None)))
+    return found
+
+
 def find(storage: BaseStorage, name: str) -> Study | None:
     """The study of that name, or None where there is none."""
     if name not in names(storage):
@@ -91,6 +119,8 @@ def is_whole(study: Study) -> bool:
     attrs = study.user_attrs
     if attributes.POPULATION in attrs:
         return True
+    if attributes.UNFINISHED in attrs:
+        raise UserError(f"the study {study.study_name!r} is an unfinished copy; run the same paretobert copy again")
     if attributes.SHAPE in attrs or not (attrs or study.get_trials(deepcopy=False)):
         return False
     raise UserError(f"the study {study.study_name!r} was not made by paretobert; choose another name or storage")
@@ -141,6 +171,7 @@ def create(
     energy_source: str,
     content: dict[str, str],
     machine: str,
+    ladder: Sequence[Mapping[str, float]],
 ) -> Study:
     """Create the study, or complete one whose creation was interrupted, or open the one that exists.
 
@@ -152,9 +183,10 @@ def create(
         energy_source: `nvml`, `rapl` or `model`.
         content: Hashes of the rows and of the dense model's making.
         machine: Device and threads that latencies are measured with.
+        ladder: Plans to begin with, as ratios by dimension.
 
     Returns:
-        The study, its ladder queued: the dense model first, then the uniform ratios.
+        The study, with the dense model and then the ladder queued.
 
     Raises:
         UserError: If it exists with a definition that differs where it matters.
@@ -164,6 +196,7 @@ def create(
         study = optuna.create_study(study_name=definition.name, storage=storage, directions=directions)
     except DuplicatedStudyError:
         study = optuna.load_study(study_name=definition.name, storage=storage)
+        _wait_for_creator(study)
     if is_whole(study):
         check_same(study, definition)
     else:
@@ -176,10 +209,19 @@ def create(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             study.set_metric_names([_axis(objective) for objective in objectives])
-        _queue_ladder(study, definition, Space.of(definition.space, shape))
+        queue_dense(study, Space.of(definition.space, shape))
+        for ratios in ladder:
+            study.enqueue_trial(dict(ratios), user_attrs={attributes.ROLE: "ladder"}, skip_if_exists=True)
         study.set_user_attr(attributes.DEFINITION, definition.to_json())
         study.set_user_attr(attributes.POPULATION, population_size(definition.engine))
     return study
+
+
+def _wait_for_creator(study: Study) -> None:
+    """Give another process that is creating the study the time to finish; one that died is stood in for."""
+    end = time.monotonic() + CREATION_S
+    while not is_whole(study) and time.monotonic() < end:
+        time.sleep(0.2)
 
 
 def set_trials(study: Study, definition: Definition) -> None:
@@ -198,15 +240,10 @@ def _axis(objective: ObjectiveInfo) -> str:
 def queue_dense(study: Study, space: Space) -> None:
     """Queue the dense model again where its trial failed: without it a study has no reference."""
     states = (TrialState.COMPLETE, TrialState.RUNNING, TrialState.WAITING)
-    trials = study.get_trials(deepcopy=False, states=states)
-    if not any(trial.user_attrs.get(attributes.ROLE) == "dense" for trial in trials):
+    dense = [t for t in study.get_trials(deepcopy=False) if t.user_attrs.get(attributes.ROLE) == "dense"]
+    for_good = any(t.user_attrs.get(attributes.ATTEMPT, 1) >= ATTEMPTS for t in dense)  # it kills its workers
+    if not for_good and not any(trial.state in states for trial in dense):
         study.enqueue_trial(space.uniform(1.0), user_attrs={attributes.ROLE: "dense"})
-
-
-def _queue_ladder(study: Study, definition: Definition, space: Space) -> None:
-    queue_dense(study, space)
-    for ratio in definition.engine.ladder:
-        study.enqueue_trial(space.uniform(ratio), user_attrs={attributes.ROLE: "ladder"}, skip_if_exists=True)
 
 
 def read(study: Study) -> StudyRecord:
@@ -251,6 +288,10 @@ def record(trial: FrozenTrial, objective_names: list[str]) -> Record:
         seed=attrs.get(attributes.SEED),
         answered_from=attrs.get(attributes.ANSWERED_FROM),
         role=attrs.get(attributes.ROLE, "search"),
-        failure=attrs.get(attributes.FAILURE, LOST) if state == "failed" else None,
+        failure=attrs.get(attributes.FAILURE, _lost(attrs)) if state == "failed" else None,
         conditions=attrs.get(attributes.CONDITIONS, {}),
     )
+
+
+def _lost(attrs: Mapping[str, Any]) -> str:
+    return LOST if attrs.get(attributes.ATTEMPT, 1) < ATTEMPTS else FOR_GOOD

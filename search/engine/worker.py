@@ -1,20 +1,26 @@
 """The loop of one worker: ask for a plan, have it evaluated, tell what came out; until the study has its trials.
 
-    ┌─► enough trials? ──yes──► end
+    ┌─► enough trials, or the budget used up? ──yes──► end
+    │     no
+    │   others are at the last ones? ──yes──► wait: one of them may die
     │     no
     │   study.optimize(n_trials=1)      Optuna runs one trial, with its heartbeat
-    │     suggest ─► plan ─┬─ known ──► answer from its record
-    │                      └─ new ────► evaluate ─► attributes, constraints, values
+    │     one too many? ──yes──► give it up
+    │     suggest ─► plan ─┬─ known, or being made ──► answer from its record
+    │                      └─ new ───────────────────► evaluate ─► attributes, constraints, values
     └─────┘
+
+Any number of workers run this loop on one study, and it ends with exactly the trials that were asked for.
 
 Ctrl-C once lets the running trial finish; twice hands its plan back to the queue and ends now.
 """
 
 import signal
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Protocol
@@ -24,9 +30,13 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from search.engine import attributes, sampler
+from search.engine import attributes, housekeeping, sampler
+from search.engine.budget import Budget
+from search.engine.claims import is_double, is_surplus, made_by_others
 from search.engine.constraints import set_constraints
-from search.engine.retry import give_up_own, hand_back, take_back_orphans
+from search.engine.patience import is_passing
+from search.engine.retry import DOUBLE, STOPPED, SURPLUS, give_up_own, hand_back, this_worker, unsettled
+from search.engine.storage import be_patient
 from search.engine.study import queue_dense, record, stored
 from search.errors import TrialError, UserError
 from search.plan import Plan
@@ -58,6 +68,15 @@ class Listener(Protocol):
         ...
 
 
+POLL_S = 1.0
+"""Seconds between two looks at what the other workers do, while there is nothing to begin."""
+
+GIVE_UP_S = 10.0
+"""Seconds that a worker that shall stop now waits for the study database."""
+
+LONGEST_POLL_S = 5.0
+"""Seconds between two such looks, at most."""
+
 RECOVERY = 1
 """Third part of a recovery's seed, so that it has nothing to do with that of the trial's sampling."""
 
@@ -66,83 +85,178 @@ RECOVERY = 1
 class _Running:
     """What this worker is at. Mutable: it is the state of the loop."""
 
+    metered: "_Metered"
     trial: Trial | None = None
     draining: bool = False
     failures: list[str] = field(default_factory=list)
 
 
-def work(study: Study, evaluate: Evaluate, listener: Listener) -> bool:
-    """Run trials until the study has as many complete ones as its definition asks for.
+@dataclass(frozen=True)
+class _Job:
+    """What is the same for all trials of this worker."""
+
+    study: Study
+    space: Space
+    names: tuple[str, ...]
+    seed: int
+    evaluate: Evaluate
+    listener: Listener
+
+
+def work(
+    study: Study,
+    evaluate: Evaluate,
+    listener: Listener,
+    *,
+    budget: Budget | None = None,
+    used_j: Callable[[], float] | None = None,
+) -> bool:
+    """Run trials until the study has as many complete ones as its definition asks for, or the budget is used up.
+
+    The total is read again before each trial: it may be raised while workers run.
 
     Args:
         study: The study.
         evaluate: Evaluates one plan.
-        listener: Is told how it goes on.
+        listener: Is told how it goes on, now and then from another thread.
+        budget: What the search may use; by default there is no end but the total.
+        used_j: Joules that this worker's device has used since it started; None where no counter can be read.
 
     Returns:
-        Whether the study is complete; False if the search was interrupted.
+        Whether the search ended by itself; False if it was interrupted.
 
     Raises:
         UserError: If as many trials in a row failed as the definition allows.
     """
     about = stored(study)
     space = Space.of(about.definition.space, about.shape)
-    names = [objective.name for objective in about.objectives]
+    names = tuple(objective.name for objective in about.objectives)
     study.sampler = sampler.make(about.definition.engine, space, population=about.population)
-    total = about.definition.engine.trials
-    running = _Running()
+    job = _Job(study, space, names, about.definition.engine.seed, evaluate, listener)
+    running = _Running(metered=_Metered(used_j))
 
     def run_one(trial: Trial) -> Sequence[float]:
         running.trial = trial
-        return _run(trial, study, space, names, evaluate, listener, seed=about.definition.engine.seed)
+        if is_surplus(study, trial.number, asked(study)):
+            _give_way(trial, SURPLUS)
+        if attributes.RETRY_OF in trial.user_attrs and is_double(study, trial.number):
+            _give_way(trial, DOUBLE)
+        with running.metered.noted(trial):
+            values = _run(trial, job)
+        if _stored_trial(study, trial).state != TrialState.RUNNING:  # another worker declared it dead
+            raise UpdateFinishedTrialError
+        return values
 
-    for number in take_back_orphans(study):
-        listener.note(f"trial {number} was left unfinished by a worker that is gone; its plan is queued again")
+    housekeeping.tidy(study, listener.note)
     queue_dense(study, space)
-    with _interruptible(running, listener):
-        while (completed := _completed(study)) < total:
+    _warn_of_crowd(study, about.population, listener)
+    idle = _Idle()
+    with housekeeping.in_background(study, listener.note), _interruptible(running, listener):
+        while True:
+            total, trials = asked(study), study.get_trials(deepcopy=False)
+            complete = sum(trial.state == TrialState.COMPLETE for trial in trials)
+            # What has just failed by no fault of its own is about to be queued again, and shall not lose its place.
+            begun = sum(trial.state == TrialState.RUNNING for trial in trials) + len(unsettled(trials))
+            if complete >= total:
+                return True
             if running.draining:
                 return False
-            running.trial = None
+            if budget is not None and (why := budget.spent(trials, this_worker())) is not None:
+                listener.note(f"no further trial is begun: {why}")
+                return True
             try:
+                if complete + begun >= total:
+                    time.sleep(idle.pause_s())
+                    continue
+                idle = _Idle()
+                running.trial = None
                 study.optimize(run_one, n_trials=1, catch=(TrialError,))
             except KeyboardInterrupt:
                 _give_up(study, running, listener)
                 return False
-            except (UpdateFinishedTrialError, ValueError):
-                if not _was_taken_away(study, running):
+            except (UpdateFinishedTrialError, ValueError, AssertionError) as error:
+                if running.trial is None and isinstance(error, UpdateFinishedTrialError):
+                    continue  # declared dead while it was sampled
+                if not _has_ended(study, running) or not _is_of_telling(error):
                     raise
-                listener.note("this worker was silent for too long; its trial was handed to another")
-                continue
-            _report(study, names, running, listener, completed, total, about.definition.engine.failures_in_a_row)
-    return True
+                if _was_taken_away(study, running):
+                    listener.note("this worker was silent for too long; its trial was handed to another")
+                    continue
+            _report(job, running, total, about.definition.engine.failures_in_a_row)
 
 
-def _run(
-    trial: Trial,
-    study: Study,
-    space: Space,
-    names: Sequence[str],
-    evaluate: Evaluate,
-    listener: Listener,
-    *,
-    seed: int,
-) -> Sequence[float]:
+def _give_way(trial: Trial, reason: str) -> None:
+    trial.set_user_attr(attributes.FAILURE, reason)
+    raise TrialError(reason)
+
+
+def asked(study: Study) -> int:
+    """Completed trials that the study shall have, as it says now."""
+    return stored(study).definition.engine.trials
+
+
+def _warn_of_crowd(study: Study, population: int, listener: Listener) -> None:
+    """Say so where so many workers run that NSGA-II has little to learn from."""
+    workers = 1 + len(study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
+    if 2 * workers > population and workers > 1:
+        listener.note(
+            f"{workers} workers share a population of {population}: the plans of a generation are proposed before its "
+            f"results are in, and the search comes close to a random one; use at most {population // 2} workers, or "
+            "start a study with a larger engine.population"
+        )
+
+
+class _Idle:
+    """How long a worker without a trial waits before it looks again: longer each time, so that many do not press."""
+
+    def __init__(self) -> None:
+        self._next_s = POLL_S
+
+    def pause_s(self) -> float:
+        """Seconds until the next look."""
+        now_s, self._next_s = self._next_s, min(1.5 * self._next_s, LONGEST_POLL_S)
+        return now_s
+
+
+class _Metered:
+    """Notes in each trial the energy that this worker used since the last one; nothing where no counter can be read."""
+
+    def __init__(self, used_j: Callable[[], float] | None) -> None:
+        self._used_j = used_j
+        self._noted_j = 0.0
+
+    @contextmanager
+    def noted(self, trial: Trial) -> Iterator[None]:
+        """Note it when the block ends, however it ends."""
+        try:
+            yield
+        finally:
+            if self._used_j is not None:
+                used_j = self._used_j()
+                with suppress(UpdateFinishedTrialError):
+                    trial.set_user_attr(attributes.ENERGY_J, round(used_j - self._noted_j, 3))
+                    self._noted_j = used_j
+
+
+def _run(trial: Trial, job: _Job) -> Sequence[float]:
     """One trial: the values of its plan, and everything that is kept beside them."""
+    study, space, names, listener = job.study, job.space, job.names, job.listener
     role = trial.user_attrs.get(attributes.ROLE, "search")
     ratios = {d.name: trial.suggest_float(d.name, d.low, d.high) for d in space.dimensions}
     plan = Plan.dense(space.shape) if role == "dense" else space.plan(ratios)
     trial.set_user_attr(attributes.ROLE, role)
     trial.set_user_attr(attributes.HEADS, list(plan.heads))
     trial.set_user_attr(attributes.NEURONS, list(plan.neurons))
-    known = _same_plan(study, names, plan)
-    if known is not None:
-        return _answer(trial, known, names)
+    while (other := made_by_others(study, plan, trial.number)) is not None:
+        if other.state == TrialState.COMPLETE:
+            return _answer(trial, record(other, list(names)), names)
+        listener.stage(trial.number, "wait for the same plan", 0, 1)
+        time.sleep(POLL_S)
     lineage = trial.user_attrs.get(attributes.RETRY_OF, trial.number)
-    number = int(np.random.SeedSequence([seed, lineage, RECOVERY]).generate_state(1)[0])
+    number = int(np.random.SeedSequence([job.seed, lineage, RECOVERY]).generate_state(1)[0])
     trial.set_user_attr(attributes.SEED, number)
     try:
-        evaluation = evaluate(
+        evaluation = job.evaluate(
             plan, seed=number, on_stage=lambda name, done, all_: listener.stage(trial.number, name, done, all_)
         )
         missing = [name for name in names if name not in evaluation.quantities]
@@ -152,12 +266,15 @@ def _run(
         trial.set_user_attr(attributes.FAILURE, str(failure))
         raise
     except KeyboardInterrupt:
-        trial.set_user_attr(attributes.FAILURE, "stopped on request; its plan is queued again")
+        trial.set_user_attr(attributes.FAILURE, STOPPED)
         raise
     except Exception as error:
         trial.set_user_attr(attributes.FAILURE, f"{type(error).__name__}: {error}")
-        trial.set_user_attr("traceback", traceback.format_exc(limit=-6))
+        trial.set_user_attr(attributes.TRACEBACK, traceback.format_exc(limit=-6))
         raise TrialError(f"{type(error).__name__}: {error}") from error
+    other = made_by_others(study, plan, trial.number)
+    if other is not None and other.state == TrialState.COMPLETE:  # begun at the same moment, and finished sooner
+        return _answer(trial, record(other, list(names)), names)
     outside = {"space": 1.0} if role == "dense" and space.plan(space.uniform(1.0)) != plan else {}
     return _store(trial, evaluation, {**evaluation.violations, **outside}, names)
 
@@ -172,16 +289,6 @@ def _store(
     return [float(evaluation.quantities[name]["value"]) for name in names]
 
 
-def _same_plan(study: Study, names: Sequence[str], plan: Plan) -> Record | None:
-    """The complete record of the same network, if there is one."""
-    heads, neurons = list(plan.heads), list(plan.neurons)
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-        attrs = trial.user_attrs
-        if attrs.get(attributes.HEADS) == heads and attrs.get(attributes.NEURONS) == neurons:
-            return record(trial, list(names))
-    return None
-
-
 def _answer(trial: Trial, known: Record, names: Sequence[str]) -> Sequence[float]:
     """Equal plans are one network: take over what its record says, and say so."""
     first = known.answered_from if known.answered_from is not None else known.trial
@@ -192,23 +299,18 @@ def _answer(trial: Trial, known: Record, names: Sequence[str]) -> Sequence[float
     return [known.values[name] for name in names]
 
 
-def _completed(study: Study) -> int:
-    return len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
-
-
-def _report(
-    study: Study,
-    names: Sequence[str],
-    running: _Running,
-    listener: Listener,
-    completed: int,
-    total: int,
-    failures_in_a_row: int,
-) -> None:
+def _report(job: _Job, running: _Running, total: int, failures_in_a_row: int) -> None:
     """Tell the listener what became of the trial; stop after too many failures in a row."""
     assert running.trial is not None
-    finished = record(_stored_trial(study, running.trial), list(names))
-    listener.finished(finished, completed + (finished.state == "complete"), total)
+    trials = job.study.get_trials(deepcopy=False)
+    frozen = trials[running.trial.number]
+    finished = record(frozen, list(job.names))
+    if finished.failure == SURPLUS:
+        hand_back(job.study, frozen, counts=False)
+    if finished.failure in (SURPLUS, DOUBLE):
+        return
+    completed = sum(trial.state == TrialState.COMPLETE for trial in trials)
+    job.listener.finished(finished, completed, total)
     if finished.state == "complete":
         running.failures.clear()
         return
@@ -222,20 +324,41 @@ def _report(
 
 def _give_up(study: Study, running: _Running, listener: Listener) -> None:
     """Hand the plan of the interrupted trial back to the queue, and say so; a further Ctrl-C waits."""
+    be_patient(study, GIVE_UP_S)
     with _deaf():
-        given_up = give_up_own(study)  # stopped before Optuna noticed, while it was sampling, say
-        if running.trial is not None:
-            frozen = _stored_trial(study, running.trial)
-            if frozen.state == TrialState.FAIL and frozen.number not in given_up:
-                hand_back(study, frozen, counts=False)
-                given_up.append(frozen.number)
+        try:
+            given_up = give_up_own(study)  # stopped before Optuna noticed, while it was sampling, say
+            if running.trial is not None:
+                frozen = _stored_trial(study, running.trial)
+                own = frozen.user_attrs.get(attributes.FAILURE) in (None, STOPPED)
+                if frozen.state == TrialState.FAIL and own and frozen.number not in given_up:
+                    hand_back(study, frozen, counts=False)
+                    given_up.append(frozen.number)
+        except Exception as error:
+            if not is_passing(error):
+                raise
+            listener.note("the study database does not answer; the trial will be found by its missing heartbeat")
+            return
         for number in given_up:
             listener.note(f"trial {number} was stopped; its plan is queued again")
 
 
+def _is_of_telling(error: Exception) -> bool:
+    """Whether it comes from telling a trial that has ended; Optuna's loop hides that behind an assertion of its own."""
+    hidden = error.__context__ if isinstance(error, AssertionError) else error
+    return isinstance(hidden, UpdateFinishedTrialError | ValueError)
+
+
+def _has_ended(study: Study, running: _Running) -> bool:
+    """Whether the trial that could not be told has ended: by another worker, or by a call whose answer was lost."""
+    return running.trial is not None and _stored_trial(study, running.trial).state.is_finished()
+
+
 def _was_taken_away(study: Study, running: _Running) -> bool:
     """Whether another worker declared this worker's trial dead."""
-    return running.trial is not None and _stored_trial(study, running.trial).state == TrialState.FAIL
+    assert running.trial is not None
+    frozen = _stored_trial(study, running.trial)
+    return frozen.state == TrialState.FAIL and attributes.FAILURE not in frozen.user_attrs
 
 
 def _stored_trial(study: Study, trial: Trial) -> FrozenTrial:

@@ -10,6 +10,7 @@ from search.definition import Definition, EngineSettings, SpaceSettings
 from search.engine import storage, study
 from search.plan import Plan, Shape, encoder_macs, encoder_parameters, total_parameters
 from search.records import Evaluation, ObjectiveInfo, Record
+from search.space import Space
 
 SHAPE = Shape(
     layers=3, heads=4, head_size=8, hidden=32, neurons=64, vocabulary=100, positions=32, token_types=2, labels=2
@@ -59,6 +60,7 @@ def create_in(opened: RDBStorage, definition: Definition) -> Study:
         energy_source="model",
         content={"rows": "r", "teacher": "t"},
         machine="cpu with 1 threads",
+        ladder=[Space.of(definition.space, SHAPE).uniform(size) for size in definition.engine.ladder],
     )
 
 

@@ -22,7 +22,7 @@ def parsed(*arguments: str) -> Definition:
 def test_without_arguments_the_scripts_definition_stands() -> None:
     definition, options = parse(SCRIPT, [], program="script.py")
     assert definition == SCRIPT
-    assert (options.storage, options.artifacts, options.device, options.dry_run) == (None, None, "auto", False)
+    assert (options.storage, options.artifacts, options.devices, options.dry_run) == (None, None, "auto", False)
 
 
 def test_fields_are_overridden_by_their_paths() -> None:
@@ -110,5 +110,5 @@ def test_the_command_that_goes_on_shows_no_password() -> None:
 
     given = ["--storage", "postgresql+psycopg://me:secret@host/db", "--engine.trials", "5", "--name=a b"]
     assert _again("python x.py", given) == (
-        "python x.py --storage 'postgresql+psycopg://me:***@host/db' '--name=a b' --engine.trials N"
+        "python x.py --storage 'postgresql+psycopg://me:***@host/db' '--name=a b' --trials N"
     )

@@ -101,7 +101,7 @@ def test_doctor_says_where_the_packages_come_from(tmp_path: Path) -> None:
 def test_help_names_the_commands(tmp_path: Path) -> None:
     done = command("--help", folder=tmp_path)
     assert done.returncode == 0
-    for name in ("front", "show", "resume", "run", "dashboard", "doctor"):
+    for name in ("front", "show", "work", "resume", "run", "studies", "copy", "proxy", "dashboard", "doctor"):
         assert name in done.stdout
 
 
@@ -126,6 +126,8 @@ def test_a_trial_that_does_not_exist(finished: Path) -> None:
             "postgresql+psycopg://me:***@127.0.0.1:1/none' cannot be reached",
         ),
         ("nonsense", "is not a database URL"),
+        ("postgresql+psycopg://me:secret/db", "is not a database URL"),
+        ("postgresql+psycopg://127.0.0.1:1/none?user=me&password=secret", "password=hidden&user=me' cannot be reached"),
         ("oracle://x/y", "needs a database driver"),
         ("sqlite:////proc/none/study.db", "/proc"),
     ],
@@ -153,7 +155,7 @@ def test_a_storage_that_cannot_be_reached(url: str, part: str, tmp_path: Path) -
         (["--task.label", "lable"], ["lable", "label"]),
         (["--task.labels", "yes", "--task.labels", "no"], ["declared"]),
         (["--name", "a b"], ["name is 'a b'"]),
-        (["--device", "cuda:7"], ["--device is 'cuda:7'"]),
+        (["--devices", "cuda:7"], ["--devices is 'cuda:7'"]),
         (["--energy.source", "nvml"], ["energy.source"]),
         (["--artifacts", "/proc/none"], ["/proc", "--artifacts"]),
     ],

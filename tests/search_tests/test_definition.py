@@ -90,6 +90,7 @@ def test_all_errors_are_told_at_once_with_value_rule_and_nearest_name() -> None:
         ({"objectives": ["f1"], "task": {"labels": ["a", "b", "c"]}}, "f1 is for two"),
         ({"constraints": {"f1": {"at_least": 0.5}}, "task": {"labels": ["a", "b", "c"]}}, "f1 is for two"),
         ({"recovery": {"learning_rate": float("nan")}}, "recovery.learning_rate"),
+        ({"recovery": {"refit_rows": -1}}, "recovery.refit_rows is -1"),
         ({"engine": {"trials": 0}}, "engine.trials is 0"),
         ({"space": {"layers": {"0": {"headz": {}}}}}, "unknown field 'space.layers.0.headz'"),
     ],

@@ -111,7 +111,7 @@ def test_the_worker_runs_a_study_script_that_exists(compose):
     python, script, *options = worker["command"]
     assert python == "python"
     assert (ROOT / resolved(script, {})).is_file()
-    assert options[::2] == ["--storage", "--artifacts"]
+    assert options[::2] == ["--storage", "--artifacts", "--devices"]
 
 
 def test_artifacts_and_data_outlive_the_containers(compose, instructions):
@@ -211,7 +211,7 @@ def test_the_ignore_file_keeps_everything_else_out():
 
 def test_the_project_is_installed_with_the_tested_versions(instructions):
     runs = arguments_of(instructions, "RUN")
-    assert any('-c constraints.txt ".[postgres,quickstart]"' in run for run in runs)
+    assert any('-c constraints.txt ".[postgres,proxy,quickstart,s3]"' in run for run in runs)
     assert all("constraints.txt" in run for run in runs if "pip install" in run)
 
 

@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 from optuna_dashboard._serializer import serialize_frozen_trial
 
 from search.definition import Definition, EngineSettings
-from search.engine import attributes, storage, study
+from search.engine import attributes, heartbeats, storage, study
 from search.engine.retry import ATTEMPTS, hand_back, take_back_orphans
 from search.engine.sampler import BY_NAME, population_size
 from search.engine.worker import work
@@ -132,7 +132,7 @@ def test_population_fits_the_number_of_trials() -> None:
 
 def test_sqlite_uses_a_write_ahead_log_and_immediate_transactions(tmp_path: Path) -> None:
     opened = storage.open_storage(f"sqlite:///{tmp_path}/study.db", create=True)
-    with opened.engine.connect() as connection:
+    with storage.engine_of(opened).connect() as connection:
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 1
 
@@ -215,7 +215,7 @@ def test_a_killed_workers_plan_is_found_by_its_heartbeat_and_completed(
         victim.kill()
     assert opened.trials[0].state == TrialState.RUNNING
     monkeypatch.setattr("search.engine.retry._machine", lambda: "another machine")
-    monkeypatch.setattr(storage, "GRACE_S", 1)
+    monkeypatch.setattr(heartbeats, "GRACE_S", 1)
     time.sleep(2)
     again = study.get(storage.open_storage(url, create=False), DEFINITION.name)
     assert work(again, evaluation_of, SilentListener())

@@ -134,6 +134,15 @@ def test_magnitude_is_the_norm_of_what_a_cut_removes(model):
                 assert removed.item() == pytest.approx(scores.to_tensors()[kind][layer, gone].item(), rel=1e-9)
 
 
+def test_random_scores_come_from_the_seed_alone(model):
+    first, again, other = (importance("random", model, [], seed=seed) for seed in (3, 3, 4))
+    for kind, scores in first.to_tensors().items():
+        assert torch.equal(scores, again.to_tensors()[kind])
+        assert not torch.equal(scores, other.to_tensors()[kind])
+        assert 0 <= scores.min() < scores.max() < 1
+        assert len(scores.unique()) == scores.numel()  # no ties, no row like another
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_the_model_is_left_as_it_was(model, method):
     model = copy.deepcopy(model).train()
@@ -231,7 +240,7 @@ def test_removing_the_least_important_hurts_less():
 
 
 def test_an_unknown_method_is_named_with_the_known_ones(model):
-    message = "unknown importance 'fischer'; did you mean 'fisher'\\? Known: fisher, taylor, magnitude"
+    message = "unknown importance 'fischer'; did you mean 'fisher'\\? Known: fisher, taylor, magnitude, random"
     with pytest.raises(UserError, match=message):
         importance("fischer", model, [])
 

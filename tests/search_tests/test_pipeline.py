@@ -44,7 +44,7 @@ def definition(minilm: Path, movie_reviews: Path) -> Definition:
         ),
         teacher=TeacherSettings(epochs=1, batch_size=16, learning_rate=1e-4),
         importance=ImportanceSettings(rows=32),
-        recovery=RecoverySettings(steps=3, batch_size=8, precision="fp32"),
+        recovery=RecoverySettings(refit_rows=32, steps=3, batch_size=8, precision="fp32"),
         latency=LatencySettings(batch=2, tokens=16, warmup=1, repeats=3),
     )
 
@@ -82,6 +82,7 @@ def test_preparation_is_done_once(definition: Definition, folder: Path, prepared
     ("fields", "made"),
     [
         ({"recovery": RecoverySettings(steps=9, batch_size=8, precision="fp32")}, set()),
+        ({"recovery": RecoverySettings(refit_rows=0, steps=3, batch_size=8, precision="fp32")}, set()),
         ({"importance": ImportanceSettings(method="magnitude")}, {"importance"}),
     ],
 )
@@ -104,7 +105,7 @@ def test_the_held_out_split_is_stored_and_not_loaded(folder: Path, prepared: Pre
 def test_the_dense_plan_is_the_teacher_itself(prepared: Prepared) -> None:
     dense = Plan.dense(prepared.shape)
     evaluation = evaluate(prepared, dense, seed=1, on_stage=ignore)
-    assert "recover" not in evaluation.seconds
+    assert set(evaluation.seconds) == {"cut", "measure", "score"}
     assert evaluation.quantities["parameters"]["value"] == total_parameters(dense, prepared.shape)
     assert evaluation.quantities["encoder_share"]["value"] == 1.0
 
@@ -112,7 +113,7 @@ def test_the_dense_plan_is_the_teacher_itself(prepared: Prepared) -> None:
 def test_a_cut_plan_is_measured_recovered_and_scored(prepared: Prepared) -> None:
     stages: list[str] = []
     evaluation = evaluate(prepared, HALF, seed=1, on_stage=lambda name, _d, _t: stages.append(name))
-    assert list(dict.fromkeys(stages)) == ["cut", "measure", "recover", "score"]
+    assert list(dict.fromkeys(stages)) == ["cut", "measure", "refit", "recover", "score"]
     assert stages.count("recover") == 3
     values = {name: quantity["value"] for name, quantity in evaluation.quantities.items()}
     assert values["parameters"] == total_parameters(HALF, prepared.shape)
@@ -121,7 +122,7 @@ def test_a_cut_plan_is_measured_recovered_and_scored(prepared: Prepared) -> None
     assert {"accuracy", "f1", "matthews", "latency_ms", "energy_mj"} <= set(values)
     assert evaluation.quantities["energy_mj"]["source"] == "model"
     assert evaluation.conditions["energy_source"] == prepared.energy_source == "model"
-    assert set(evaluation.seconds) == {"cut", "measure", "recover", "score"}
+    assert set(evaluation.seconds) == {"cut", "measure", "refit", "recover", "score"}
 
 
 def test_same_plan_and_seed_same_result_and_the_teacher_is_not_touched(prepared: Prepared) -> None:
@@ -138,12 +139,56 @@ def test_a_plan_that_breaks_a_constraint_is_not_trained(prepared: Prepared) -> N
     bounded = changed(prepared, constraints={"parameters": Bound(at_most=17e6), "accuracy": Bound(at_least=0.0)})
     evaluation = evaluate(bounded, HALF, seed=1, on_stage=ignore)
     excess = total_parameters(HALF, prepared.shape) - 17e6
-    assert "recover" not in evaluation.seconds
+    assert set(evaluation.seconds) == {"cut", "measure", "score"}
     assert evaluation.violations["parameters"] == excess > 0
     assert evaluation.violations["accuracy"] <= 0
     assert "accuracy" in evaluation.quantities
     allowed = changed(prepared, constraints={"parameters": Bound(at_most=18e6)})
-    assert "recover" in evaluate(allowed, HALF, seed=1, on_stage=ignore).seconds
+    assert {"refit", "recover"} <= set(evaluate(allowed, HALF, seed=1, on_stage=ignore).seconds)
+
+
+def with_recovery(prepared: Prepared, **fields: Any) -> Prepared:
+    return changed(prepared, recovery=prepared.definition.recovery.model_copy(update=fields))
+
+
+@pytest.mark.parametrize(
+    ("refit_rows", "steps", "stages"),
+    [(32, 0, {"refit"}), (0, 3, {"recover"}), (0, 0, set()), (10_000, 0, {"refit"})],
+)
+def test_re_fit_and_fine_tune_each_can_be_left_out(
+    refit_rows: int, steps: int, stages: set[str], prepared: Prepared
+) -> None:
+    given = with_recovery(prepared, refit_rows=refit_rows, steps=steps)
+    assert set(evaluate(given, HALF, seed=1, on_stage=ignore).seconds) == {"cut", "measure", *stages, "score"}
+
+
+def test_every_trial_is_re_fitted_on_the_same_rows_of_the_study(
+    prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows: list[list[int]] = []
+
+    def remember(_model: Any, teacher: Any, batches: Any) -> None:
+        assert teacher is prepared.teacher
+        rows.append(sorted(number for batch in batches for number in batch["input_ids"].sum(dim=1).tolist()))
+
+    monkeypatch.setattr(pipeline, "refit", remember)
+    given = with_recovery(prepared, refit_rows=40, steps=0)
+    other = changed(given, engine=given.definition.engine.model_copy(update={"seed": 9}))
+    for study, seed in ((given, 1), (given, 2), (other, 1)):
+        evaluate(study, HALF, seed=seed, on_stage=ignore)
+    assert len(rows[0]) == 40
+    assert rows[0] == rows[1] != rows[2]
+
+
+def test_a_re_fit_brings_the_logits_nearer_to_the_teachers(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    scored: list[torch.Tensor] = []
+    score = pipeline.score
+    monkeypatch.setattr(pipeline, "score", lambda *given, **named: scored.append(score(*given, **named)) or scored[-1])
+    evaluate(prepared, Plan.dense(prepared.shape), seed=1, on_stage=ignore)
+    for refit_rows in (0, 96):
+        evaluate(with_recovery(prepared, refit_rows=refit_rows, steps=0), HALF, seed=1, on_stage=ignore)
+    dense, raw, mended = scored
+    assert (mended - dense).norm() < (raw - dense).norm()
 
 
 def test_an_objective_of_ones_own_is_measured(definition: Definition, folder: Path) -> None:

@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[2]
 SMALL = [
     "--task.train_rows", "160", "--task.selection_rows", "80", "--task.held_out_rows", "80", "--teacher.epochs", "1",
     "--importance.rows", "32", "--recovery.steps", "4", "--latency.repeats", "3", "--latency.batch", "4",
+    "--engine.tilts", "0",
 ]  # fmt: skip
 
 
@@ -77,7 +78,7 @@ def test_the_quickstart_shows_progress_and_closes_with_what_to_do_next(
     assert len(progress) == 10
     assert all(" left" in line and "smallest with 97 % of dense" in line for line in progress)
     assert "Front of study quickstart" in text
-    for hint in ("paretobert dashboard quickstart", "--engine.trials N", "paretobert show quickstart"):
+    for hint in ("paretobert dashboard quickstart", "--trials N", "paretobert show quickstart"):
         assert hint in text
     assert {"study", "storage", "trials", "front", "hypervolume", "seconds", "dense_accuracy", "points"} <= set(summary)
     assert summary["trials"] == 10

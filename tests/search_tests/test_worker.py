@@ -12,6 +12,7 @@ from engine_cases import DEFINITION, OBJECTIVES, SHAPE, SilentListener, begin, e
 from search.analysis.front import front
 from search.definition import Definition, LayerRanges, Range, SpaceSettings
 from search.engine import attributes, storage, study
+from search.engine.sampler import population_size
 from search.engine.worker import work
 from search.errors import TrialError, UserError
 from search.plan import Plan
@@ -268,10 +269,11 @@ def test_an_interrupted_creation_is_completed(tmp_path: Path, monkeypatch: pytes
     def interrupted(_settings: object) -> int:
         raise KeyboardInterrupt
 
+    monkeypatch.setattr(study, "CREATION_S", 0.5)
     monkeypatch.setattr(study, "population_size", interrupted)
     with pytest.raises(KeyboardInterrupt):
         begin(tmp_path, DEFINITION)
-    monkeypatch.undo()
+    monkeypatch.setattr(study, "population_size", population_size)
     left = storage.existing(f"sqlite:///{tmp_path}/study.db", DEFINITION.name)
     assert left is not None
     assert not study.is_whole(left)

@@ -1,0 +1,317 @@
+"""One worker process: from a definition, or a study's name, to the worker's loop on one device.
+
+by its script      definition ─► stored one compared ─► prepared from checkpoint and data ─► study created ─► loop
+by its name        stored definition ─► prepared from the artifacts ─► loop
+"""
+
+import os
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from search.definition import OBJECTIVES, Definition
+from search.errors import UserError
+from search.events import worker_name
+from search.records import PREPARATION, Record
+
+if TYPE_CHECKING:
+    import torch
+
+    from objectives import Objective
+    from search.artifacts import Artifacts
+    from search.engine.study import Stored
+    from search.preparation import Prepared
+    from search.records import StudyRecord
+
+PATIENCE_S = 3600.0
+"""Seconds that a worker waits for a study database that stopped answering."""
+
+WORKERS_VARIABLE = "PARETOBERT_WORKERS"
+"""Environment variable that tells a launched worker how many there are on this machine."""
+
+
+class Listener(Protocol):
+    """Is told how a worker goes on."""
+
+    def stage(self, trial: int, name: str, done: int, total: int) -> None:
+        """A trial, or the preparation, is at this step of a stage."""
+        ...
+
+    def finished(self, record: Record, completed: int, total: int) -> None:
+        """A trial ended; so many are complete of so many."""
+        ...
+
+    def known(self, study: "StudyRecord") -> None:
+        """The study holds these trials already."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Something a person should know."""
+        ...
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a worker works.
+
+    Attributes:
+        storage: URL of the study database.
+        artifacts: Folder, or s3://BUCKET/PREFIX; None is `runs/STUDY/artifacts`.
+        device: Torch's name of the device.
+        wait_s: Seconds that the database, and a study that is to be joined, are waited for.
+    """
+
+    storage: str
+    artifacts: str | None = None
+    device: str = "cpu"
+    wait_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When a search ends before its study has all its trials.
+
+    Attributes:
+        until: Moment in seconds since 1970 at which it ends; None has no end.
+        energy_kwh: Energy that the study may use; None has no end.
+    """
+
+    until: float | None = None
+    energy_kwh: float | None = None
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a study script brings.
+
+    Attributes:
+        definition: The study.
+        objectives: Objectives of its own.
+        only_prepare: Whether to stop once the study is created.
+    """
+
+    definition: Definition
+    objectives: Sequence["Objective"] = field(default_factory=tuple)
+    only_prepare: bool = False
+
+
+def begin(start: Start, place: Place, limits: Limits, listener: Listener) -> bool:
+    """Start, or continue, the study of a script in this process.
+
+    Returns:
+        Whether the search ended by itself; False if it was interrupted.
+
+    Raises:
+        UserError: If something that was given cannot be used; nothing has been written then.
+    """
+    from search.engine import storage as storages
+    from search.engine import study as studies
+
+    definition = start.definition
+    existing = storages.existing(place.storage, definition.name, patience_s=place.wait_s, note=listener.note)
+    about = studies.stored(existing) if existing is not None and studies.is_whole(existing) else None
+    if existing is not None and about is not None:
+        studies.check_same(existing, definition)
+    from search import preparation
+    from search.bert.ladder import ladder
+    from search.records import ObjectiveInfo
+
+    device = _device(place.device)
+    artifacts = _artifacts(place, definition.name)
+    artifacts.check_writable()
+    used_j = _counter(device, limits)
+    prepared = preparation.prepare(
+        definition,
+        artifacts,
+        device=device,
+        own_objectives={objective.name: objective for objective in start.objectives},
+        energy_source=about.energy_source if about else None,
+        content=about.content if about else None,
+        machine=about.machine if about else None,
+        on_stage=lambda name, done, total: listener.stage(PREPARATION, name, done, total),
+    )
+    infos = [prepared.objectives[name] for name in definition.objective_names]
+    study = studies.create(
+        storages.open_storage(place.storage, create=True, patience_s=place.wait_s, note=listener.note),
+        definition,
+        shape=prepared.shape,
+        objectives=tuple(ObjectiveInfo(info.name, info.unit, info.direction) for info in infos),
+        energy_source=prepared.energy_source,
+        content=prepared.content,
+        machine=prepared.machine,
+        ladder=ladder(prepared.space, prepared.scores, sizes=definition.engine.ladder, tilts=definition.engine.tilts),
+    )
+    if worker_name() is None:  # a launched worker that starts again must not take back what was raised meanwhile
+        studies.set_trials(study, definition)
+    return start.only_prepare or _loop(study, prepared, limits, used_j, listener)
+
+
+def join(name: str, place: Place, limits: Limits, listener: Listener) -> bool:
+    """Work at a study that exists, with nothing but its database and its artifacts.
+
+    Args:
+        name: Name of the study.
+        place: Where.
+        limits: When to end early.
+        listener: Is told how it goes on.
+
+    Returns:
+        Whether the search ended by itself; False if it was interrupted.
+
+    Raises:
+        UserError: If the study is not there, has objectives of its own script, or cannot be worked at on this machine.
+    """
+    from search.engine import study as studies
+
+    study = wait_for(name, place, listener.note)
+    about = studies.stored(study)
+    check_built_in(about.definition)
+    from search import preparation
+
+    device = _device(place.device)
+    _take_threads(about, device, listener)
+    prepared = preparation.prepare(
+        about.definition,
+        _artifacts(place, name),
+        device=device,
+        own_objectives={},
+        energy_source=about.energy_source,
+        content=about.content,
+        machine=about.machine,
+        from_artifacts=True,
+        on_stage=lambda stage, done, total: listener.stage(PREPARATION, stage, done, total),
+    )
+    return _loop(study, prepared, limits, _counter(device, limits), listener)
+
+
+def check_built_in(definition: Definition) -> None:
+    """Refuse to go on without the script where the study has objectives of its own.
+
+    Raises:
+        UserError: If it has.
+    """
+    own = [name for name in (*definition.objective_names, *definition.bounds) if name not in OBJECTIVES]
+    if own:
+        raise UserError(
+            f"the study {definition.name!r} has the objective or constraint {own[0]!r} of its own study script; "
+            "run that script again to continue"
+        )
+
+
+def _loop(
+    study: Any, prepared: "Prepared", limits: Limits, used_j: Callable[[], float] | None, listener: Listener
+) -> bool:
+    from search import pipeline
+    from search.engine import storage as storages
+    from search.engine import study as studies
+    from search.engine.budget import Budget
+    from search.engine.worker import work
+
+    storages.be_patient(study, PATIENCE_S)
+    listener.known(studies.read(study))
+    return work(
+        study,
+        lambda plan, *, seed, on_stage: pipeline.evaluate(prepared, plan, seed=seed, on_stage=on_stage),
+        listener,
+        budget=Budget(limits.until, limits.energy_kwh),
+        used_j=used_j,
+    )
+
+
+def wait_for(name: str, place: Place, note: Callable[[str], None]) -> Any:
+    """The study, as soon as it is there and whole.
+
+    Args:
+        name: Its name.
+        place: Where, and how long to wait.
+        note: Told that it is waited for.
+
+    Returns:
+        The study, as Optuna has it.
+
+    Raises:
+        UserError: If it is not there by then.
+    """
+    from search.engine import storage as storages
+    from search.engine import study as studies
+
+    end, told = time.monotonic() + place.wait_s, False
+    while True:
+        try:
+            left = max(0.0, end - time.monotonic())
+            opened = storages.open_storage(place.storage, create=False, patience_s=left, note=note)
+            try:
+                study = studies.get(opened, name)
+                studies.stored(study)
+                return study
+            except UserError:
+                storages.close(opened)
+                raise
+        except UserError as error:
+            if time.monotonic() >= end:
+                raise
+            if not told:
+                note(f"waiting for the study: {error}")
+                told = True
+            time.sleep(2.0)
+
+
+def _artifacts(place: Place, name: str) -> "Artifacts":
+    from search.engine.artifact_store import open_artifacts
+
+    folder = f"runs/{name}/artifacts"
+    return open_artifacts(place.artifacts or folder, cache=Path(folder))
+
+
+def _device(name: str) -> "torch.device":
+    import torch
+
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"--devices is {name!r}, which cannot be used here ({str(error).splitlines()[0]}); use cpu, or auto"
+        ) from None
+    return device
+
+
+def _take_threads(about: "Stored", device: "torch.device", listener: Listener) -> None:
+    """Compute with as many threads as the study was measured with, where this machine has as many cores."""
+    import torch
+
+    from search.devices import available_cores
+
+    stored = re.fullmatch(r"cpu with (\d+) threads", about.machine)
+    if device.type != "cpu" or stored is None or torch.get_num_threads() == int(stored[1]):
+        return
+    if int(stored[1]) <= len(available_cores()):
+        torch.set_num_threads(int(stored[1]))
+        listener.note(f"computing with {stored[1]} threads, as the study's other trials")
+
+
+def _counter(device: "torch.device", limits: Limits) -> Callable[[], float] | None:
+    """Joules that the device has used from now on; None where no counter can be read."""
+    from objectives.energy.choose import COUNTERS, open_meter
+    from objectives.measurement import MeasurementUnavailable
+
+    reasons = []
+    for name in COUNTERS:
+        try:
+            meter = open_meter(name, device)
+        except MeasurementUnavailable as error:
+            reasons.append(f"{name}: {error}")
+            continue
+        # A CPU's counter counts the whole socket, which the CPU workers of this machine share.
+        share = 1 / int(os.environ.get(WORKERS_VARIABLE, "1")) if name == "rapl" else 1.0
+        first_mj = meter.read_mj()
+        return lambda: (meter.read_mj() - first_mj) / 1000 * share
+    if limits.energy_kwh is not None:
+        raise UserError(
+            f"--energy-kwh is {limits.energy_kwh:g}, and no energy counter can be read on {device} "
+            f"({'; '.join(reasons)}); limit the search by --hours or --trials"
+        )
+    return None

@@ -1,0 +1,91 @@
+"""The ladder that a search starts from."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from search.bert.importance import Scores
+from search.bert.ladder import ladder, tilted
+from search.definition import Range, SpaceSettings
+from search.plan import Shape
+from search.space import Space
+
+SHAPE = Shape(
+    layers=4, heads=4, head_size=8, hidden=32, neurons=64, vocabulary=100, positions=32, token_types=2, labels=2
+)
+SPACE = Space.of(SpaceSettings(neuron_block=16), SHAPE)
+
+
+def falling(heads: list[float], neurons: list[float]) -> Scores:
+    """Each layer's units fall from its weight to half of it."""
+    return Scores(
+        heads=torch.tensor(heads).double()[:, None] * torch.linspace(1, 0.5, 4).double(),
+        neurons=torch.tensor(neurons).double()[:, None] * torch.linspace(1, 0.5, 64).double(),
+    )
+
+
+EARLY = falling([8.0, 4.0, 3.0, 1.0], [1.0, 1.0, 1.0, 1.0])
+
+
+def test_without_tilt_every_layer_keeps_the_same() -> None:
+    for size in (0.25, 0.5, 0.875):
+        assert tilted(SPACE, EARLY, size=size, tilt=0.0) == SPACE.uniform(size)
+
+
+def test_full_tilt_keeps_what_one_threshold_keeps() -> None:
+    ratios = tilted(SPACE, EARLY, size=0.5, tilt=1.0)
+    # 8 of 16 heads: all of layer 0 (8 to 4), three of layer 1 (4, 3.3, 2.7), one of layer 2 (3)
+    assert [ratios[f"layer.{layer}.heads"] for layer in range(4)] == [1.0, 0.75, 0.25, 0.0]
+    assert [ratios[f"layer.{layer}.neurons"] for layer in range(4)] == [0.5] * 4
+
+
+def test_half_a_tilt_lies_half_way() -> None:
+    ratios = tilted(SPACE, EARLY, size=0.5, tilt=0.5)
+    assert [ratios[f"layer.{layer}.heads"] for layer in range(4)] == [0.75, 0.5, 0.5, 0.25]
+
+
+def test_neurons_compete_block_by_block_in_the_order_in_which_they_would_go() -> None:
+    scores = falling([1.0] * 4, [1.0, 1.0, 1.0, 8.0])
+    shuffled = Scores(heads=scores.heads, neurons=scores.neurons[:, torch.randperm(64)])
+    ratios = tilted(SPACE, shuffled, size=0.25, tilt=1.0)
+    assert [ratios[f"layer.{layer}.neurons"] for layer in range(4)] == [0.0, 0.0, 0.0, 1.0]
+    assert ratios == tilted(SPACE, scores, size=0.25, tilt=1.0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10_000), size=st.floats(0, 1), tilt=st.floats(0, 1), scale=st.sampled_from([1e-9, 1.0, 1e9]))
+def test_ratios_lie_on_the_grid_and_full_tilt_keeps_the_share(
+    seed: int, size: float, tilt: float, scale: float
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    scores = Scores(
+        heads=torch.rand((4, 4), generator=generator, dtype=torch.float64) * scale,
+        neurons=torch.rand((4, 64), generator=generator, dtype=torch.float64),
+    )
+    ratios = tilted(SPACE, scores, size=size, tilt=tilt)
+    assert all(ratios[d.name] == d.snap(ratios[d.name]) for d in SPACE.dimensions)
+    full = SPACE.plan(tilted(SPACE, scores, size=size, tilt=1.0))
+    assert sum(full.heads) == round(size * 16)
+    assert sum(full.neurons) == 16 * round(size * 16)
+
+
+def test_the_ladder_climbs_each_tilt_in_turn_and_names_no_plan_twice() -> None:
+    plans = ladder(SPACE, EARLY, sizes=(1.0, 0.5, 0.25), tilts=(0.0, 1.0))
+    assert plans[:3] == [SPACE.uniform(size) for size in (1.0, 0.5, 0.25)]
+    assert len(plans) == 5  # size 1 is the same at every tilt
+    assert ladder(SPACE, EARLY, sizes=(), tilts=(0.0,)) == []
+
+
+def test_ranges_are_kept() -> None:
+    space = Space.of(SpaceSettings(neuron_block=16, heads=Range(low=0.25, high=0.75)), SHAPE)
+    ratios = tilted(space, EARLY, size=0.5, tilt=1.0)
+    assert [ratios[f"layer.{layer}.heads"] for layer in range(4)] == [0.75, 0.75, 0.25, 0.25]
+
+
+@pytest.mark.parametrize("tilt", [0.0, 0.5, 1.0])
+def test_scores_are_not_changed(tilt: float) -> None:
+    before = (EARLY.heads.clone(), EARLY.neurons.clone())
+    tilted(SPACE, EARLY, size=0.5, tilt=tilt)
+    assert torch.equal(before[0], EARLY.heads)
+    assert torch.equal(before[1], EARLY.neurons)
