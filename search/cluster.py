@@ -16,8 +16,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from types import FrameType, ModuleType
@@ -25,6 +24,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from search.errors import UserError
+from search.signals import kept
 
 POLL_S = 0.5
 """Seconds between two looks at the workers and at requests to stop."""
@@ -91,7 +91,7 @@ def place(
     """
     _check(workers, gpus_per_worker, cpus_per_worker, hours)
     ray = _ray()
-    with _handlers_kept():
+    with kept():
         try:
             _join(ray, address)
             requests = _listen()
@@ -247,20 +247,6 @@ def _listen() -> _Requests:
         signal.signal(signal.SIGINT, interrupt)
         signal.signal(signal.SIGTERM, terminate)
     return requests
-
-
-@contextmanager
-def _handlers_kept() -> Iterator[None]:
-    """Put back the handlers of signals that were there before: Ray, too, sets one when it connects."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _check(workers: int, gpus_per_worker: float, cpus_per_worker: float, hours: float | None) -> None:

@@ -19,9 +19,6 @@ METRICS = ("accuracy", "f1", "matthews")
 OBJECTIVES = (*METRICS, "parameters", "encoder_parameters", "encoder_share", "macs", "latency_ms", "energy_mj")
 """Names of the built-in quantities that can be an objective. A study script may add its own."""
 
-SAMPLERS = ("nsga2", "nsga3", "tpe", "random")
-"""Names of the samplers."""
-
 IMPORTANCES = ("fisher", "taylor", "magnitude", "random")
 """Names of the importance scores."""
 

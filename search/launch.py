@@ -5,7 +5,8 @@
                   ├─ ends with 0      the study is complete
                   ├─ ends with 130    it was interrupted
                   ├─ ends with 2      its sentence is shown, the others finish their trials
-                  └─ anything else    it starts again after 1, 2, 4 ... 60 s; the sixth death in a row is its last
+                  └─ anything else    it starts again after 1, 2, 4 ... 60 s; the sixth time in a row that it ends by
+                                      an error of its own is its last, and so is the thirtieth that it is killed
 
 Ctrl-C once: every worker finishes its trial. Twice, or a request to terminate: the trials are handed back. A launcher
 that is killed takes its workers with it, since their standard input ends (`search.events.stop_with_parent`).
@@ -17,11 +18,10 @@ import select
 import selectors
 import signal
 import subprocess
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from enum import IntEnum
@@ -34,6 +34,7 @@ from search.devices import Device
 from search.devices import environment as share_of_cores
 from search.errors import UserError
 from search.events import WORKER_VARIABLE, Event, Finished, Note, read
+from search.signals import handled
 
 COMPLETE = 0
 DIED = 1
@@ -41,7 +42,13 @@ USER_ERROR = 2
 INTERRUPTED = 130
 
 DEATHS_IN_A_ROW = 6
-"""Deaths without a complete trial between them after which a worker is given up."""
+"""Deaths by an error of its own, without a complete trial between them, after which a worker is given up."""
+
+KILLS_IN_A_ROW = 30
+"""Deaths of any kind after which it is: who kills it, or takes its memory, may let it live again (half an hour)."""
+
+KILLED = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGHUP)
+"""Exit codes of a worker that was ended from outside."""
 
 TICK_S = 0.1
 """Seconds at most between two looks at the workers."""
@@ -197,6 +204,9 @@ class _Worker:
     start_at: float | None = None
     """When to start, by the monotonic clock; None while it waits for the first worker."""
     deaths: int = 0
+    """How often in a row it died."""
+    errors: int = 0
+    """How often of these by an error of its own."""
     ending: Ending | None = None
     """How it ended for good."""
 
@@ -231,12 +241,8 @@ class _Launcher:
             self._selector.close()
         return self._code()
 
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Take up the requests of a person; in another thread than the main one there are none."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
+    def listening(self) -> AbstractContextManager[None]:
+        """Take up the requests of a person."""
 
         def interrupt(_number: int, _frame: FrameType | None) -> None:
             self._wanted = _Request(min(self._wanted + 1, _Request.STOP))
@@ -244,15 +250,7 @@ class _Launcher:
         def terminate(_number: int, _frame: FrameType | None) -> None:
             self._wanted = _Request.STOP
 
-        before = {
-            signal.SIGINT: signal.signal(signal.SIGINT, interrupt),
-            signal.SIGTERM: signal.signal(signal.SIGTERM, terminate),
-        }
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        return handled({signal.SIGINT: interrupt, signal.SIGTERM: terminate})
 
     def _admit_others(self) -> None:
         """Let the other workers start once the first one has made the study, or has ended."""
@@ -322,7 +320,7 @@ class _Launcher:
                 self._view.told(worker.name, note.model_copy(update={"text": process.hide(note.text)}))
             case Finished() as finished:
                 if finished.state == "complete":
-                    worker.deaths = 0
+                    worker.deaths = worker.errors = 0
                 hidden = None if finished.failure is None else process.hide(finished.failure)
                 self._view.told(worker.name, finished.model_copy(update={"failure": hidden}))
             case event:
@@ -356,7 +354,8 @@ class _Launcher:
             self._end(worker, "interrupted", self._why_stopped(code, process))
         else:
             worker.deaths += 1
-            if worker.deaths >= DEATHS_IN_A_ROW:
+            worker.errors += code not in KILLED
+            if worker.errors >= DEATHS_IN_A_ROW or worker.deaths >= KILLS_IN_A_ROW:
                 self._end(worker, "given up", f"{worker.deaths} deaths in a row; the last: {process.cause(code)}")
                 return
             wait_s = min(self._pace.longest_wait_s, self._pace.first_wait_s * 2 ** (worker.deaths - 1))

@@ -10,12 +10,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from search.definition import OBJECTIVES, Definition
 from search.errors import UserError
 from search.events import worker_name
-from search.records import PREPARATION, Record
+from search.limits import Limits
+from search.listener import Listener
+from search.records import PREPARATION
 
 if TYPE_CHECKING:
     import torch
@@ -24,33 +26,12 @@ if TYPE_CHECKING:
     from search.artifacts import Artifacts
     from search.engine.study import Stored
     from search.preparation import Prepared
-    from search.records import StudyRecord
 
 PATIENCE_S = 3600.0
 """Seconds that a worker waits for a study database that stopped answering."""
 
 WORKERS_VARIABLE = "PARETOBERT_WORKERS"
 """Environment variable that tells a launched worker how many there are on this machine."""
-
-
-class Listener(Protocol):
-    """Is told how a worker goes on."""
-
-    def stage(self, trial: int, name: str, done: int, total: int) -> None:
-        """A trial, or the preparation, is at this step of a stage."""
-        ...
-
-    def finished(self, record: Record, completed: int, total: int) -> None:
-        """A trial ended; so many are complete of so many."""
-        ...
-
-    def known(self, study: "StudyRecord") -> None:
-        """The study holds these trials already."""
-        ...
-
-    def note(self, text: str) -> None:
-        """Something a person should know."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -68,19 +49,6 @@ class Place:
     artifacts: str | None = None
     device: str = "cpu"
     wait_s: float = 0.0
-
-
-@dataclass(frozen=True)
-class Limits:
-    """When a search ends before its study has all its trials.
-
-    Attributes:
-        until: Moment in seconds since 1970 at which it ends; None has no end.
-        energy_kwh: Energy that the study may use; None has no end.
-    """
-
-    until: float | None = None
-    energy_kwh: float | None = None
 
 
 @dataclass(frozen=True)
@@ -207,7 +175,6 @@ def _loop(
     from search import pipeline
     from search.engine import storage as storages
     from search.engine import study as studies
-    from search.engine.budget import Budget
     from search.engine.worker import work
 
     storages.be_patient(study, PATIENCE_S)
@@ -216,7 +183,7 @@ def _loop(
         study,
         lambda plan, *, seed, on_stage: pipeline.evaluate(prepared, plan, seed=seed, on_stage=on_stage),
         listener,
-        budget=Budget(limits.until, limits.energy_kwh),
+        limits=limits,
         used_j=used_j,
     )
 

@@ -22,6 +22,8 @@ from search.definition import OBJECTIVES, Definition
 from search.devices import Device, take_cores
 from search.errors import UserError, unknown_name
 from search.events import Reporter, stop_with_parent, worker_name
+from search.limits import Limits
+from search.listener import Listener
 from search.progress import Display
 from search.space import Space
 
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
     from objectives import Objective
     from search.records import StudyRecord
 
-EXIT_GIVEN_UP = 1
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 
@@ -207,7 +208,7 @@ def check_objectives(definition: Definition, own: Sequence[str]) -> None:
 def _search(
     name: str,
     options: Options,
-    body: Callable[[process.Place, process.Limits, process.Listener], bool],
+    body: Callable[[process.Place, Limits, Listener], bool],
     *,
     definition: Definition | None,
     command: Sequence[str],
@@ -224,7 +225,7 @@ def _search(
         again: The command that continues it, for the closing lines.
     """
     url = options.storage or default_storage(name)
-    limits = process.Limits(_until(options), options.energy_kwh)
+    limits = Limits(_until(options), options.energy_kwh)
     _quiet()
     if worker_name() is not None:
         _be_launched(url, options, limits, body)
@@ -284,8 +285,8 @@ def _until(options: Options) -> float | None:
 def _be_launched(
     url: str,
     options: Options,
-    limits: process.Limits,
-    body: Callable[[process.Place, process.Limits, process.Listener], bool],
+    limits: Limits,
+    body: Callable[[process.Place, Limits, Listener], bool],
 ) -> None:
     """Be the worker that a launcher started: no output but events, and no life without the launcher."""
     take_cores()
@@ -300,7 +301,7 @@ def _be_launched(
 def _launch(
     definition: Definition,
     url: str,
-    limits: process.Limits,
+    limits: Limits,
     devices: Sequence[Device],
     command: Sequence[str],
     console: Console,
@@ -450,7 +451,7 @@ def join_from_cluster(
     _quiet()
     place = process.Place(storage, artifacts, device, wait_s=process.PATIENCE_S)
     with Display(make_console()) as display:
-        return process.join(study, place, process.Limits(until, energy_kwh), display)
+        return process.join(study, place, Limits(until, energy_kwh), display)
 
 
 def _quiet() -> None:

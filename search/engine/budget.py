@@ -5,54 +5,43 @@ A trial is not begun if it could not finish: what it will take is taken to be th
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial, TrialState
 
 from search.engine import attributes
+from search.limits import Limits
 
 J_PER_KWH = 3.6e6
 """Joules in a kilowatt-hour."""
 
 
-@dataclass(frozen=True)
-class Budget:
-    """What a search may use.
+def spent(limits: Limits, trials: Sequence[FrozenTrial], worker: str, *, now: float | None = None) -> str | None:
+    """Why no further trial is begun, or None where one may be.
 
-    Attributes:
-        until: Moment at which this search ends, in seconds since 1970 (`time.time`); None has no end.
-        energy_kwh: Energy that the whole study may use, as the counters of its workers' devices say; None has no end.
+    Args:
+        limits: What the search may use.
+        trials: All trials of the study.
+        worker: Name of the worker that asks; its own trials say what one takes, where it has finished any.
+        now: Seconds since 1970; by default now.
     """
-
-    until: float | None = None
-    energy_kwh: float | None = None
-
-    def spent(self, trials: Sequence[FrozenTrial], worker: str, *, now: float | None = None) -> str | None:
-        """Why no further trial is begun, or None where one may be.
-
-        Args:
-            trials: All trials of the study.
-            worker: Name of the worker that asks; its own trials say what one takes, where it has finished any.
-            now: Seconds since 1970; by default now.
-        """
-        now = time.time() if now is None else now
-        done = [trial for trial in trials if trial.state == TrialState.COMPLETE and _seconds(trial) > 0]
-        own = [trial for trial in done if trial.user_attrs.get(attributes.WORKER) == worker] or done
-        if self.until is not None:
-            takes = max(map(_seconds, own), default=0.0)
-            if now >= self.until:
-                return "the time is over"
-            if now + takes > self.until:
-                return f"a trial takes up to {takes:.0f} s, and {self.until - now:.0f} s are left"
-        if self.energy_kwh is not None:
-            used = sum(map(energy_j, trials)) / J_PER_KWH
-            takes = max(map(energy_j, own), default=0.0) / J_PER_KWH
-            running = sum(trial.state == TrialState.RUNNING for trial in trials)
-            if used + takes * (1 + running) > self.energy_kwh:
-                return (
-                    f"the study has used {used:.6g} of {self.energy_kwh:g} kWh, and a trial takes up to {takes:.3g} kWh"
-                )
-        return None
+    now = time.time() if now is None else now
+    done = [trial for trial in trials if trial.state == TrialState.COMPLETE and _seconds(trial) > 0]
+    own = [trial for trial in done if trial.user_attrs.get(attributes.WORKER) == worker] or done
+    if limits.until is not None:
+        takes = max(map(_seconds, own), default=0.0)
+        if now >= limits.until:
+            return "the time is over"
+        if now + takes > limits.until:
+            return f"a trial takes up to {takes:.0f} s, and {limits.until - now:.0f} s are left"
+    if limits.energy_kwh is not None:
+        used = sum(map(energy_j, trials)) / J_PER_KWH
+        takes = max(map(energy_j, own), default=0.0) / J_PER_KWH
+        running = sum(trial.state == TrialState.RUNNING for trial in trials)
+        if used + takes * (1 + running) > limits.energy_kwh:
+            return (
+                f"the study has used {used:.6g} of {limits.energy_kwh:g} kWh, and a trial takes up to {takes:.3g} kWh"
+            )
+    return None
 
 
 def energy_j(trial: FrozenTrial) -> float:

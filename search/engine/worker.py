@@ -16,11 +16,10 @@ Ctrl-C once lets the running trial finish; twice hands its plan back to the queu
 """
 
 import signal
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Protocol
@@ -31,7 +30,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from search.engine import attributes, housekeeping, sampler
-from search.engine.budget import Budget
+from search.engine.budget import spent
 from search.engine.claims import is_double, is_surplus, made_by_others
 from search.engine.constraints import set_constraints
 from search.engine.patience import is_passing
@@ -39,8 +38,11 @@ from search.engine.retry import DOUBLE, STOPPED, SURPLUS, give_up_own, hand_back
 from search.engine.storage import be_patient
 from search.engine.study import queue_dense, record, stored
 from search.errors import TrialError, UserError
+from search.limits import Limits
+from search.listener import Listener
 from search.plan import Plan
 from search.records import Evaluation, Record
+from search.signals import handled
 from search.space import Space
 
 
@@ -49,22 +51,6 @@ class Evaluate(Protocol):
 
     def __call__(self, plan: Plan, *, seed: int, on_stage: Callable[[str, int, int], None]) -> Evaluation:
         """Cut, measure, recover and score a plan."""
-        ...
-
-
-class Listener(Protocol):
-    """Is told how the search goes on."""
-
-    def stage(self, trial: int, name: str, done: int, total: int) -> None:
-        """A trial is at this step of a stage."""
-        ...
-
-    def finished(self, record: Record, completed: int, total: int) -> None:
-        """A trial ended; so many are complete of so many."""
-        ...
-
-    def note(self, text: str) -> None:
-        """Something a person should know."""
         ...
 
 
@@ -108,7 +94,7 @@ def work(
     evaluate: Evaluate,
     listener: Listener,
     *,
-    budget: Budget | None = None,
+    limits: Limits | None = None,
     used_j: Callable[[], float] | None = None,
 ) -> bool:
     """Run trials until the study has as many complete ones as its definition asks for, or the budget is used up.
@@ -119,7 +105,7 @@ def work(
         study: The study.
         evaluate: Evaluates one plan.
         listener: Is told how it goes on, now and then from another thread.
-        budget: What the search may use; by default there is no end but the total.
+        limits: What the search may use; by default there is no end but the total.
         used_j: Joules that this worker's device has used since it started; None where no counter can be read.
 
     Returns:
@@ -161,7 +147,7 @@ def work(
                 return True
             if running.draining:
                 return False
-            if budget is not None and (why := budget.spent(trials, this_worker())) is not None:
+            if limits is not None and (why := spent(limits, trials, this_worker())) is not None:
                 listener.note(f"no further trial is begun: {why}")
                 return True
             try:
@@ -325,7 +311,7 @@ def _report(job: _Job, running: _Running, total: int, failures_in_a_row: int) ->
 def _give_up(study: Study, running: _Running, listener: Listener) -> None:
     """Hand the plan of the interrupted trial back to the queue, and say so; a further Ctrl-C waits."""
     be_patient(study, GIVE_UP_S)
-    with _deaf():
+    with handled({signal.SIGINT: signal.SIG_IGN, signal.SIGTERM: signal.SIG_IGN}):
         try:
             given_up = give_up_own(study)  # stopped before Optuna noticed, while it was sampling, say
             if running.trial is not None:
@@ -365,29 +351,8 @@ def _stored_trial(study: Study, trial: Trial) -> FrozenTrial:
     return study.get_trials(deepcopy=False)[trial.number]
 
 
-@contextmanager
-def _deaf() -> Iterator[None]:
-    """Let no signal interrupt the block."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _interruptible(running: _Running, listener: Listener) -> Iterator[None]:
-    """First Ctrl-C: finish the running trial, then end. Second Ctrl-C, or a request to terminate: end now.
-
-    Signals reach the main thread only; in another one nothing is changed.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+def _interruptible(running: _Running, listener: Listener) -> AbstractContextManager[None]:
+    """First Ctrl-C: finish the running trial, then end. Second Ctrl-C, or a request to terminate: end now."""
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         if running.draining:
@@ -399,12 +364,4 @@ def _interruptible(running: _Running, listener: Listener) -> Iterator[None]:
     def terminate(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = {
-        signal.SIGINT: signal.signal(signal.SIGINT, interrupt),
-        signal.SIGTERM: signal.signal(signal.SIGTERM, terminate),
-    }
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    return handled({signal.SIGINT: interrupt, signal.SIGTERM: terminate})

@@ -9,7 +9,7 @@ from optuna.storages import RDBStorage
 from search.definition import Definition, EngineSettings, SpaceSettings
 from search.engine import storage, study
 from search.plan import Plan, Shape, encoder_macs, encoder_parameters, total_parameters
-from search.records import Evaluation, ObjectiveInfo, Record
+from search.records import Evaluation, ObjectiveInfo, Record, StudyRecord
 from search.space import Space
 
 SHAPE = Shape(
@@ -39,6 +39,9 @@ class SilentListener:
 
     def finished(self, record: Record, completed: int, total: int) -> None:  # noqa: ARG002
         self.records.append(record)
+
+    def known(self, study: StudyRecord) -> None:
+        self.records.extend(study.records)
 
     def note(self, text: str) -> None:
         self.notes.append(text)

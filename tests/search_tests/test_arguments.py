@@ -87,7 +87,10 @@ def test_help_lists_every_field_with_the_scripts_default(capsys: pytest.CaptureF
         "--dry-run",
     ):
         assert name in text
-    assert "Optimizer steps; 0 scores the raw cut. (default: 7)" in " ".join(text.split())
+    assert (
+        "Optimizer steps of the fine-tune; 0 scores the model as it is after the cut and the re-fit. (default: 7)"
+        in " ".join(text.split())
+    )
 
 
 def test_environment_variables_of_other_programs_mean_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,9 @@ from engine_cases import DEFINITION, SilentListener, begin, evaluation_of
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.engine import attributes, study
-from search.engine.budget import J_PER_KWH, Budget, energy_j
+from search.engine.budget import J_PER_KWH, energy_j, spent
 from search.engine.worker import work
+from search.limits import Limits
 from search.plan import Plan
 from search.records import Evaluation
 
@@ -23,7 +24,7 @@ def trial(
 
 
 def test_without_limits_nothing_is_ever_spent() -> None:
-    assert Budget().spent([trial(1e9, 1e12)], "me") is None
+    assert spent(Limits(), [trial(1e9, 1e12)], "me") is None
 
 
 @pytest.mark.parametrize(
@@ -31,22 +32,22 @@ def test_without_limits_nothing_is_ever_spent() -> None:
     [(50.0, None), (69.9, None), (70.1, "a trial takes up to 30 s, and 30 s are left"), (100.0, "the time is over")],
 )
 def test_the_last_trial_is_not_begun_if_it_cannot_finish(now: float, why: str | None) -> None:
-    assert Budget(until=100.0).spent([trial(10), trial(30), trial(20)], "me", now=now) == why
+    assert spent(Limits(until=100.0), [trial(10), trial(30), trial(20)], "me", now=now) == why
 
 
 def test_a_worker_goes_by_its_own_trials_and_by_the_others_until_it_has_any() -> None:
     others = [trial(60, worker="a slow one")]
-    assert Budget(until=100.0).spent([*others, trial(10)], "me", now=80.0) is None
-    assert Budget(until=100.0).spent(others, "me", now=80.0) == "a trial takes up to 60 s, and 20 s are left"
-    assert Budget(until=100.0).spent([], "me", now=99.9) is None
+    assert spent(Limits(until=100.0), [*others, trial(10)], "me", now=80.0) is None
+    assert spent(Limits(until=100.0), others, "me", now=80.0) == "a trial takes up to 60 s, and 20 s are left"
+    assert spent(Limits(until=100.0), [], "me", now=99.9) is None
 
 
 def test_energy_of_all_workers_counts_also_that_of_failed_trials() -> None:
     kwh = J_PER_KWH / 10
     trials = [trial(1, kwh), trial(1, 2 * kwh, worker="other"), trial(1, kwh, state=TrialState.FAIL)]
     assert sum(map(energy_j, trials)) == pytest.approx(4 * kwh)
-    assert Budget(energy_kwh=0.51).spent(trials, "me") is None
-    assert Budget(energy_kwh=0.49).spent(trials, "me") == (
+    assert spent(Limits(energy_kwh=0.51), trials, "me") is None
+    assert spent(Limits(energy_kwh=0.49), trials, "me") == (
         "the study has used 0.4 of 0.49 kWh, and a trial takes up to 0.1 kWh"
     )
 
@@ -61,7 +62,7 @@ def test_a_search_ends_in_time_and_says_why(tmp_path: Path) -> None:
         return Evaluation(whole.quantities, {}, {"recover": 0.4}, {})
 
     until = time.time() + 2.0
-    assert work(opened, slow, listener, budget=Budget(until=until))
+    assert work(opened, slow, listener, limits=Limits(until=until))
     assert time.time() < until + 0.2
     assert 1 <= len(study.read(opened).complete) < DEFINITION.engine.trials
     assert listener.notes[-1].startswith("no further trial is begun: ")
@@ -79,7 +80,7 @@ def test_the_energy_of_a_worker_is_noted_trial_by_trial(tmp_path: Path) -> None:
         return Evaluation(evaluation_of(plan, **given).quantities, {}, {"recover": 1.0}, {})
 
     listener = SilentListener()
-    assert work(opened, hungry, listener, budget=Budget(energy_kwh=0.003), used_j=lambda: used[0])
+    assert work(opened, hungry, listener, limits=Limits(energy_kwh=0.003), used_j=lambda: used[0])
     noted = [t.user_attrs.get(attributes.ENERGY_J) for t in opened.trials if t.state.is_finished()]
     assert noted[:2] == [1800.0, 1800.0]
     assert sum(noted) <= 0.003 * J_PER_KWH

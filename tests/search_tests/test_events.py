@@ -12,8 +12,8 @@ import pytest
 
 from search.definition import Definition
 from search.events import Ended, Finished, Known, Note, Reporter, Stage, read, worker_name
+from search.listener import Listener
 from search.plan import Shape
-from search.process import Listener
 from search.progress import PREPARATION
 from search.records import Record, StudyRecord
 

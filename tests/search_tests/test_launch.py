@@ -16,7 +16,7 @@ import pytest
 from search.devices import Device, available_cores, resolve
 from search.errors import UserError
 from search.events import Ended, Event, Finished, Note, Stage
-from search.launch import DEATHS_IN_A_ROW, Pace, hider, launch
+from search.launch import DEATHS_IN_A_ROW, KILLS_IN_A_ROW, Pace, hider, launch
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs signals")
 
@@ -219,6 +219,15 @@ def test_the_wait_doubles_and_a_device_is_given_up_after_six_deaths_in_a_row(run
         "6 deaths in a row; the last: exit code 3: RuntimeError: start 6 failed; "
         f"see {tmp_path / 'logs' / 'worker-0.log'}"
     )
+
+
+def test_a_worker_that_is_killed_again_and_again_is_not_given_up_so_soon(run) -> None:
+    status, told = run("if nth() <= 9: os.kill(os.getpid(), signal.SIGKILL)", cores(1))
+    assert status == 0
+    assert len(told.of("died")) == 9 > DEATHS_IN_A_ROW
+    status, told = run("os.kill(os.getpid(), signal.SIGKILL)", cores(1), pace=Pace(first_wait_s=0, longest_wait_s=0))
+    assert status == 1
+    assert len(told.of("started")) == KILLS_IN_A_ROW == 30
 
 
 def test_a_finished_trial_ends_the_row_and_a_failed_one_does_not(run) -> None:
