@@ -13,7 +13,7 @@ Where machines share a store (`search.stores`), the folder is this machine's cop
 
     intact here, and the same there ──────────────────────────────► used
     another one there ──► fetched, each file verified ──► whole? ──► used
-    nothing there, or not whole ──► made, unless it is here ──► put there ──► used
+    nothing there, or not whole ──► made by one machine (`search.makers`), unless it is here ──► put there ──► used
 """
 
 import json
@@ -23,13 +23,13 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from search import folders, full_disk, locks, manifests, stores
+from search import folders, full_disk, locks, makers, manifests, stores
 from search.errors import UserError
 from search.stores import NotWholeError, Store
 
@@ -122,7 +122,7 @@ class Artifacts:
         target = self._target(kind, digest(key))
         if not self._is_settled(target):
             with self._writing(kind, target, on_wait):
-                self._settle(target, key, make)
+                self._settle(kind, target, key, make, on_wait)
         return target
 
     def say(self, stage: str, done: int, total: int) -> None:
@@ -191,7 +191,9 @@ class Artifacts:
                 return f"{kind} ({said})" if said else kind
         return kind
 
-    def _settle(self, target: Path, key: dict[str, Any], make: Callable[[Path], None]) -> None:
+    def _settle(
+        self, kind: str, target: Path, key: dict[str, Any], make: Callable[[Path], None], on_wait: OnWait | None
+    ) -> None:
         """Have a thing under its name, and in the store; the lock is held."""
         ours = manifests.intact(target)
         theirs = None if self._store is None else stores.manifest(self._store, target.name)
@@ -201,14 +203,36 @@ class Artifacts:
             shutil.rmtree(target, ignore_errors=True)
         if theirs is not None and self._fetched(target, theirs):
             return
-        if ours is None:
-            with self._appearing(target) as making:
-                make(making)
-                (making / _PROGRESS).unlink(missing_ok=True)
-                (making / manifests.KEY_FILE).write_text(json.dumps(key, indent=1, sort_keys=True), encoding="utf-8")
-                manifests.write(making)
-        if self._store is not None and not stores.publish(self._store, target, replace=theirs is not None):
-            self._settle(target, key, make)  # another machine was first: its thing is everybody's
+        if self._store is None:
+            self._make(target, key, make)
+            return
+        mine = nullcontext(True) if ours is not None else self._turn(self._store, kind, target, theirs, on_wait)
+        with mine as is_mine:
+            if is_mine and ours is None:
+                self._make(target, key, make)
+            first = is_mine and stores.publish(self._store, target, replace=theirs is not None)
+        if not first:  # another machine was: its thing is everybody's
+            self._settle(kind, target, key, make, on_wait)
+
+    def _turn(
+        self, store: Store, kind: str, target: Path, theirs: bytes | None, on_wait: OnWait | None
+    ) -> AbstractContextManager[bool]:
+        """Be the one machine that makes a thing, or wait until the store has another one than `theirs`."""
+        return makers.turn(
+            store,
+            target.name,
+            is_there=lambda: stores.manifest(store, target.name) != theirs,
+            said=lambda: self._awaited(kind, target),
+            on_wait=lambda said: on_wait(said or kind) if on_wait else None,
+        )
+
+    def _make(self, target: Path, key: dict[str, Any], make: Callable[[Path], None]) -> None:
+        """Make a thing under its name."""
+        with self._appearing(target) as making:
+            make(making)
+            (making / _PROGRESS).unlink(missing_ok=True)
+            (making / manifests.KEY_FILE).write_text(json.dumps(key, indent=1, sort_keys=True), encoding="utf-8")
+            manifests.write(making)
 
     def _fetched(self, target: Path, theirs: bytes) -> bool:
         """Whether the store's thing was whole, and is here now; the lock is held, and the store is there."""
