@@ -13,23 +13,18 @@ that is killed takes its workers with it, since their standard input ends (`sear
 """
 
 import os
-import re
-import select
 import selectors
 import signal
-import subprocess
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import datetime
 from enum import IntEnum
 from pathlib import Path
 from types import FrameType
-from typing import IO, Literal, Protocol
-from urllib.parse import unquote
+from typing import Literal, Protocol
 
+from search.child import USER_ERROR, Child, Stream
 from search.devices import Device
 from search.devices import environment as share_of_cores
 from search.errors import UserError
@@ -38,7 +33,6 @@ from search.signals import handled
 
 COMPLETE = 0
 DIED = 1
-USER_ERROR = 2
 INTERRUPTED = 130
 
 DEATHS_IN_A_ROW = 6
@@ -55,15 +49,6 @@ TICK_S = 0.1
 
 OUTPUT = {"PYTHONIOENCODING": "utf-8:backslashreplace", "PYTHONFAULTHANDLER": "1"}
 """Environment variables that make what a worker writes readable, and make it say where a crash happened."""
-
-ERROR_LINES = 50
-"""Lines of the standard error that are kept in memory, to say why a worker ended."""
-
-CHUNK_BYTES = 65536
-"""Bytes read at once; a line that is longer is taken in pieces."""
-
-SHORTEST_SECRET = 6
-"""Characters from which on a password is hidden wherever it stands."""
 
 Ending = Literal["complete", "interrupted", "error", "died", "given up"]
 """How a worker's process ended: only one that died is started again."""
@@ -200,7 +185,7 @@ class _Worker:
     command: Sequence[str]
     environment: Mapping[str, str]
     log: Path
-    process: "_Process | None" = None
+    process: Child | None = None
     start_at: float | None = None
     """When to start, by the monotonic clock; None while it waits for the first worker."""
     deaths: int = 0
@@ -287,7 +272,7 @@ class _Launcher:
                 if worker.process is None and worker.ending is None:
                     self._end(worker, "complete" if complete else "interrupted", "")
 
-    def _running(self) -> list["_Process"]:
+    def _running(self) -> list[Child]:
         return [worker.process for worker in self._workers if worker.process is not None]
 
     def _start_due(self) -> None:
@@ -296,12 +281,12 @@ class _Launcher:
             if worker.ending is None and worker.process is None and worker.start_at is not None:
                 if now < worker.start_at:
                     continue
-                worker.process = _Process(worker.command, worker.environment, worker.log)
+                worker.process = Child(worker.command, worker.environment, worker.log)
                 for stream in worker.process.streams:
                     self._selector.register(stream.pipe, selectors.EVENT_READ, (worker, worker.process, stream))
                 self._view.started(worker.name)
 
-    def _read(self, worker: _Worker, process: "_Process", stream: "_Stream") -> None:
+    def _read(self, worker: _Worker, process: Child, stream: Stream) -> None:
         """Take in what a worker wrote."""
         for line in stream.read():
             if stream.is_error:
@@ -311,7 +296,7 @@ class _Launcher:
         if stream.at_end:
             self._selector.unregister(stream.pipe)
 
-    def _take(self, worker: _Worker, process: "_Process", line: str) -> None:
+    def _take(self, worker: _Worker, process: Child, line: str) -> None:
         """Tell the view about a line of a worker's standard output."""
         match read(line):
             case None:
@@ -341,7 +326,7 @@ class _Launcher:
             worker.process = None
             self._judge(worker, code, process)
 
-    def _judge(self, worker: _Worker, code: int, process: "_Process") -> None:
+    def _judge(self, worker: _Worker, code: int, process: Child) -> None:
         """Decide what becomes of a worker whose process ended."""
         if code == COMPLETE:
             self._end(worker, "complete", "")
@@ -362,7 +347,7 @@ class _Launcher:
             worker.start_at = time.perf_counter() + wait_s
             self._view.ended(worker.name, "died", process.cause(code), wait_s)
 
-    def _why_stopped(self, code: int, process: "_Process") -> str:
+    def _why_stopped(self, code: int, process: Child) -> str:
         """What is worth saying of a process that ended after it was asked to: nothing, if it was asked for that."""
         if code in (-signal.SIGINT, -signal.SIGTERM):
             return ""
@@ -393,131 +378,3 @@ class _Launcher:
         if "complete" in endings:
             return COMPLETE
         return INTERRUPTED if "interrupted" in endings else DIED
-
-
-class _Process:
-    """A running worker: its pipes, its log and its end."""
-
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
-        self.hide = hider(environment)
-        self._errors: deque[str] = deque(maxlen=ERROR_LINES)
-        self._log_file = log
-        self._log = log.open("ab", buffering=0)
-        self.log(f"--- {datetime.now().astimezone().isoformat(timespec='seconds')} {' '.join(command[-2:])}")
-        self._errors.clear()
-        try:
-            self._popen = subprocess.Popen(
-                command,
-                env=environment,
-                stdin=subprocess.PIPE,  # held open: its end tells the worker that the launcher is gone
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                bufsize=0,
-                start_new_session=True,  # Ctrl-C in the terminal reaches the launcher only
-            )
-        except OSError:
-            self._log.close()
-            raise
-        assert self._popen.stdout is not None
-        assert self._popen.stderr is not None
-        self.streams = (_Stream(self._popen.stdout, is_error=False), _Stream(self._popen.stderr, is_error=True))
-
-    def log(self, line: str) -> None:
-        """Keep a line of the standard error; a full disk does not end the search."""
-        self._errors.append(hidden := self.hide(line))
-        with suppress(OSError):
-            self._log.write(f"{hidden}\n".encode())
-
-    def signal(self, number: int) -> None:
-        """Send a signal to the worker alone, not to its children, if it still runs."""
-        self._popen.send_signal(number)
-
-    def kill(self) -> None:
-        """End the worker and its children now."""
-        # The group outlives its first process while children are left, and only then is its number still taken.
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._popen.pid, signal.SIGKILL)
-
-    def code(self) -> int | None:
-        """How it ended; None while it runs."""
-        return self._popen.poll()
-
-    def close(self) -> None:
-        """End what is left of it, and close its pipes and its log."""
-        self.kill()
-        self._popen.wait()
-        for pipe in (self._popen.stdin, self._popen.stdout, self._popen.stderr):
-            if pipe is not None:
-                pipe.close()
-        self._log.close()
-
-    def sentence(self) -> str:
-        """What a worker that could not use something said about it."""
-        lines = list(self._errors)
-        starts = [number for number, line in enumerate(lines) if line.startswith("error: ")]
-        said = " ".join(lines[starts[-1] :]) if starts else self._last_line()
-        return said.removeprefix("error: ") or f"exit code {USER_ERROR}; see {self._log_file}"
-
-    def cause(self, code: int) -> str:
-        """Why it died, as far as that is known."""
-        if code == -signal.SIGKILL:
-            return "killed (SIGKILL: by a person, or by the system because memory ran out)"
-        if code < 0:
-            return f"ended by {signal.Signals(-code).name}; see {self._log_file}"
-        raised = [line for line in self._errors if re.match(r"[\w.]+(Error|Exception|Interrupt)\b", line)]
-        said = raised[-1] if raised else self._last_line()
-        return f"exit code {code}: {said or 'nothing was said'}; see {self._log_file}"
-
-    def _last_line(self) -> str:
-        return self._errors[-1] if self._errors else ""
-
-
-class _Stream:
-    """The lines of a pipe, as they come."""
-
-    def __init__(self, pipe: IO[bytes], *, is_error: bool) -> None:
-        os.set_blocking(pipe.fileno(), False)
-        self.pipe = pipe
-        self.is_error = is_error
-        self.at_end = False
-        self._rest = b""
-
-    def has_more(self) -> bool:
-        """Whether something, or the end, can be read at once."""
-        return bool(select.select([self.pipe], [], [], 0)[0])
-
-    def read(self) -> list[str]:
-        """The lines that are complete by now, without the empty ones."""
-        chunk = self.pipe.read(CHUNK_BYTES)
-        if chunk is None:  # nothing at the moment
-            return []
-        self.at_end = not chunk
-        *lines, self._rest = re.split(rb"[\r\n]+", self._rest + chunk)
-        if self.at_end or len(self._rest) > CHUNK_BYTES:
-            lines, self._rest = [*lines, self._rest], b""
-        return [line.decode(errors="replace") for line in lines if line.strip()]
-
-
-def hider(environment: Mapping[str, str]) -> Callable[[str], str]:
-    """Make a function that hides the passwords of an environment in a text.
-
-    Args:
-        environment: Environment variables; passwords are the values of those whose name has PASSWORD in it, and the
-            passwords of URLs.
-
-    Returns:
-        The function: text in, text out.
-    """
-    found = [value for name, value in environment.items() if "PASSWORD" in name.upper()]
-    for value in environment.values():
-        in_url = re.match(r"[\w+.-]+://[^/@:]*:([^@]*)@", value)
-        in_query = re.findall(r"[?&]\w*pass\w*=([^&]+)", value) if "://" in value else []
-        for secret in (*in_query, *([in_url[1]] if in_url else [])):
-            found += [secret, unquote(secret)]
-    # A very short one is hidden where it can only be a password: everywhere else it would hide parts of words.
-    long = sorted({secret for secret in found if len(secret) >= SHORTEST_SECRET}, key=len, reverse=True)
-    short = sorted({f":{secret}@" for secret in found if 0 < len(secret) < SHORTEST_SECRET})
-    if not long and not short:
-        return lambda text: text
-    pattern = re.compile("|".join(map(re.escape, [*long, *short])))
-    return lambda text: pattern.sub(lambda match: ":***@" if match[0] in short else "***", text)

@@ -13,10 +13,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from search.child import hider
 from search.devices import Device, available_cores, resolve
 from search.errors import UserError
 from search.events import Ended, Event, Finished, Note, Stage
-from search.launch import DEATHS_IN_A_ROW, KILLS_IN_A_ROW, Pace, hider, launch
+from search.launch import DEATHS_IN_A_ROW, KILLS_IN_A_ROW, Pace, launch
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs signals")
 
