@@ -1,7 +1,8 @@
 """What is the same for all trials of a study: made once, found again in the artifact folder.
 
 rows ──► tokens ──► dense teacher ─┬─► its logits on the training rows
-                                   └─► importance of every head and neuron
+                                   ├─► importance of every head and neuron
+                                   └─► directions of its word embeddings, where their rank is a dimension
 
 A worker that joins a study needs neither the checkpoint nor the data: the study says by which hashes each of these is
 found among the artifacts.
@@ -32,10 +33,11 @@ from search.bert.checkpoint import (
     save,
 )
 from search.bert.encoding import Encoded, collate, encode, load_tokenizer, training_batches
+from search.bert.factorise import directions, frequencies
 from search.bert.importance import Scores, importance
 from search.bert.recovery import cross_entropy
 from search.bert.splitting import load_splits
-from search.bert.surgery import shape_of
+from search.bert.surgery import WORDS, shape_of
 from search.bert.training import Schedule, score, train
 from search.definition import Definition
 from search.errors import TrialError, UserError
@@ -44,6 +46,9 @@ from search.space import Space
 
 OnStage = Callable[[str, int, int], None]
 """Told what is being done: name of the stage, steps done, steps in all."""
+
+DIRECTIONS = "directions.safetensors"
+"""File of the directions in their artifact."""
 
 SCORING_BATCH = 64
 """Rows per batch when a split is scored; it has no influence on the logits."""
@@ -68,6 +73,8 @@ class Prepared:
         content: Hashes of the rows and of the dense model's making.
         machine: Device and threads that latencies are measured with.
         seconds: What the preparation took now, by stage; near 0 where it was found in the artifact folder.
+        directions: Directions of the word embeddings (H, H), those first that stay longest; None where their rank is no
+            dimension.
     """
 
     definition: Definition
@@ -84,6 +91,7 @@ class Prepared:
     content: dict[str, str]
     machine: str
     seconds: dict[str, float]
+    directions: Tensor | None = None
 
     @property
     def shape(self) -> Shape:
@@ -170,6 +178,7 @@ def prepare(
         content=made.content,
         machine=here,
         seconds=seconds,
+        directions=made.directions,
     )
 
 
@@ -183,6 +192,7 @@ class _Made:
     pad_id: int
     logits: Tensor
     scores: Scores
+    directions: Tensor | None
 
 
 def _made(
@@ -210,7 +220,8 @@ def _made(
         logits = _teacher_logits(artifacts, teacher, key, rows["train"], pad_id, on_stage)
     with timed(seconds, "importance"):
         scores = _importance(definition, artifacts, teacher, key, rows["train"], pad_id, on_stage)
-    return _Made(key, rows, teacher, pad_id, logits, scores)
+    found = _directions(artifacts, teacher, key, rows["train"], on_stage) if definition.space.factorises else None
+    return _Made(key, rows, teacher, pad_id, logits, scores, found)
 
 
 def _waiting(on_stage: OnStage) -> Callable[[str], None]:
@@ -231,6 +242,7 @@ def wanted(definition: Definition, content: Mapping[str, str]) -> dict[str, str]
         "teacher": key["teacher"],
         "logits": digest(key),
         "importance": digest(_importance_key(definition, key)),
+        **({"directions": digest(key)} if definition.space.factorises else {}),
     }
 
 
@@ -264,6 +276,7 @@ def _fetched(
         pad_id=int(load_tokenizer(str(folders["teacher"])).pad_token_id),
         logits=load_file(folders["logits"] / "logits.safetensors")["logits"],
         scores=Scores.from_tensors(load_file(folders["importance"] / "scores.safetensors")),
+        directions=load_file(folders["directions"] / DIRECTIONS)["directions"] if "directions" in folders else None,
     )
 
 
@@ -464,6 +477,24 @@ def _importance(
 
     folder = artifacts.made("importance", _importance_key(definition, key), make, on_wait=_waiting(on_stage))
     return Scores.from_tensors(load_file(folder / "scores.safetensors"))
+
+
+def _directions(
+    artifacts: Artifacts,
+    teacher: PrunedBertForSequenceClassification,
+    key: dict[str, str],
+    rows: Encoded,
+    on_stage: OnStage,
+) -> Tensor:
+    """Directions of the teacher's word embeddings, weighted by how often the training rows use each token."""
+
+    def make(folder: Path) -> None:
+        on_stage("directions", 0, 1)
+        table = teacher.get_submodule(WORDS).get_parameter("weight")
+        save_file({"directions": directions(table, frequencies(rows, len(table)))}, folder / DIRECTIONS)
+
+    folder = artifacts.made("directions", key, make, on_wait=_waiting(on_stage))
+    return load_file(folder / DIRECTIONS)["directions"]
 
 
 def _importance_key(definition: Definition, key: dict[str, str]) -> dict[str, Any]:
