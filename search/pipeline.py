@@ -153,6 +153,7 @@ def _conditions(prepared: Prepared) -> dict[str, Any]:
         "transformers": version("transformers"),
         "paretobert": version("paretobert"),
         "energy_source": prepared.energy_source,
+        **({"vocabulary": str(prepared.vocabulary)} if prepared.vocabulary else {}),
     }
 
 

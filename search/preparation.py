@@ -1,6 +1,7 @@
 """What is the same for all trials of a study: made once, found again in the artifact folder.
 
 rows ──► tokens ──► dense teacher ─┬─► its logits on the training rows
+           └ with space.vocabulary = train of a smaller vocabulary; the teacher then has its rows only
                                    ├─► importance of every head and neuron
                                    └─► directions of its word embeddings, where their rank is a dimension
 
@@ -39,6 +40,8 @@ from search.bert.recovery import cross_entropy
 from search.bert.splitting import load_splits
 from search.bert.surgery import WORDS, shape_of
 from search.bert.training import Schedule, score, train
+from search.bert.vocabulary import FILE as VOCABULARY
+from search.bert.vocabulary import Reduction, keep_tokens, reduction, write_tokenizer
 from search.definition import Definition
 from search.errors import TrialError, UserError
 from search.plan import Plan, Shape, encoder_parameters
@@ -49,6 +52,9 @@ OnStage = Callable[[str, int, int], None]
 
 DIRECTIONS = "directions.safetensors"
 """File of the directions in their artifact."""
+
+SEARCHED = ("train", "selection")
+"""The splits that a search reads."""
 
 SCORING_BATCH = 64
 """Rows per batch when a split is scored; it has no influence on the logits."""
@@ -75,6 +81,7 @@ class Prepared:
         seconds: What the preparation took now, by stage; near 0 where it was found in the artifact folder.
         directions: Directions of the word embeddings (H, H), those first that stay longest; None where their rank is no
             dimension.
+        vocabulary: What is kept of the checkpoint's vocabulary; None where all of it is.
     """
 
     definition: Definition
@@ -92,6 +99,7 @@ class Prepared:
     machine: str
     seconds: dict[str, float]
     directions: Tensor | None = None
+    vocabulary: Reduction | None = None
 
     @property
     def shape(self) -> Shape:
@@ -179,6 +187,7 @@ def prepare(
         machine=here,
         seconds=seconds,
         directions=made.directions,
+        vocabulary=made.vocabulary,
     )
 
 
@@ -193,6 +202,7 @@ class _Made:
     logits: Tensor
     scores: Scores
     directions: Tensor | None
+    vocabulary: Reduction | None
 
 
 def _made(
@@ -209,7 +219,11 @@ def _made(
     shape = Space.of(definition.space, shape_of(dense)).shape
     _check_fits(definition, dense, shape, tokenizer)
     with timed(seconds, "tokens"):
-        rows_key, rows = _tokens(definition, artifacts, tokenizer, content, on_stage)
+        rows_key, folder = _tokens(definition, artifacts, tokenizer, content, on_stage)
+    rows, reduced = _load_rows(folder), _load_reduction(folder)
+    if reduced is not None:
+        tokenizer = load_tokenizer(str(folder))
+        keep_tokens(dense, reduced.kept)
     with timed(seconds, "teacher"):
         teacher_key, teacher = _teacher(
             definition, artifacts, dense, tokenizer, rows_key, rows["train"], device, content, on_stage
@@ -221,7 +235,7 @@ def _made(
     with timed(seconds, "importance"):
         scores = _importance(definition, artifacts, teacher, key, rows["train"], pad_id, on_stage)
     found = _directions(artifacts, teacher, key, rows["train"], on_stage) if definition.space.factorises else None
-    return _Made(key, rows, teacher, pad_id, logits, scores, found)
+    return _Made(key, rows, teacher, pad_id, logits, scores, found, reduced)
 
 
 def _waiting(on_stage: OnStage) -> Callable[[str], None]:
@@ -277,6 +291,7 @@ def _fetched(
         logits=load_file(folders["logits"] / "logits.safetensors")["logits"],
         scores=Scores.from_tensors(load_file(folders["importance"] / "scores.safetensors")),
         directions=load_file(folders["directions"] / DIRECTIONS)["directions"] if "directions" in folders else None,
+        vocabulary=_load_reduction(folders["tokens"]),
     )
 
 
@@ -341,8 +356,8 @@ def _tokens(
     tokenizer: PreTrainedTokenizerBase,
     content: Mapping[str, str] | None,
     on_stage: OnStage,
-) -> tuple[str, dict[str, Encoded]]:
-    """The splits as token ids; the held-out split is stored with them and not loaded."""
+) -> tuple[str, Path]:
+    """The folder of the splits as token ids; with a reduced vocabulary also of its tokenizer."""
     data = Path(definition.data).expanduser()
     key = {
         "data": digest_of_files(data) if data.exists() else definition.data,
@@ -350,24 +365,38 @@ def _tokens(
         "tokenizer": digest(tokenizer.get_vocab()),
         "seed": definition.engine.seed,
     }
+    if definition.space.vocabulary != "all":
+        key["vocabulary"] = definition.space.vocabulary
 
     def make(folder: Path) -> None:
         on_stage("read", 0, 1)
         splits = load_splits(definition.data, definition.task, seed=definition.engine.seed)
         named = {"train": splits.train, "selection": splits.selection, "held_out": splits.held_out}
+        used = tokenizer
+        if definition.space.vocabulary == "train":
+            on_stage("vocabulary", 0, 1)
+            seen = [encode(named[name], tokenizer, max_tokens=definition.task.max_tokens) for name in SEARCHED]
+            reduced = reduction(tokenizer, *seen)
+            reduced.write(folder)
+            used = write_tokenizer(tokenizer, reduced.kept, folder)
         for number, (name, rows) in enumerate(named.items()):
             on_stage("tokens", number, len(named))
-            encoded = encode(rows, tokenizer, max_tokens=definition.task.max_tokens)
+            encoded = encode(rows, used, max_tokens=definition.task.max_tokens)
             save_file(encoded.to_tensors(), folder / f"{name}.safetensors")
 
     _check_content("data", definition.data, content, "rows", digest(key))
     folder = artifacts.made("tokens", key, make, on_wait=_waiting(on_stage))
-    return digest(key), _load_rows(folder)
+    return digest(key), folder
 
 
 def _load_rows(folder: Path) -> dict[str, Encoded]:
     """The splits that a search reads."""
-    return {name: Encoded.from_tensors(load_file(folder / f"{name}.safetensors")) for name in ("train", "selection")}
+    return {name: Encoded.from_tensors(load_file(folder / f"{name}.safetensors")) for name in SEARCHED}
+
+
+def _load_reduction(folder: Path) -> Reduction | None:
+    """What is kept of the vocabulary; None where all of it is."""
+    return Reduction.read(folder) if (folder / VOCABULARY).exists() else None
 
 
 def _teacher(
@@ -391,6 +420,8 @@ def _teacher(
             "precision": definition.recovery.precision,
             "seed": definition.engine.seed,
         }
+    elif definition.space.vocabulary != "all":
+        key["vocabulary"] = rows_key
 
     def make(folder: Path) -> None:
         if not settings.fine_tuned:

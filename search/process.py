@@ -210,6 +210,8 @@ def _loop(
     from search.engine.budget import Budget
     from search.engine.worker import work
 
+    if prepared.vocabulary is not None:
+        listener.note(f"vocabulary: {prepared.vocabulary}")
     storages.be_patient(study, PATIENCE_S)
     listener.known(studies.read(study))
     return work(
