@@ -51,4 +51,4 @@ def directions(table: Tensor, weights: Tensor) -> Tensor:
     exact = table.detach().cpu().double()
     gram = exact.T @ (weights.cpu().double()[:, None] * exact)
     ascending: Tensor = torch.linalg.eigh(gram).eigenvectors
-    return ascending.flip(1)
+    return ascending.flip(1).contiguous()
