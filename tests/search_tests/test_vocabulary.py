@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, BertConfig, PreTrainedTokenizerFast
 
 from search.bert.checkpoint import load, load_dense, save
@@ -124,9 +124,27 @@ def test_it_comes_back_from_its_folder(tmp_path: Path, reduced: tuple[Reduction,
         assert one(*pairs)["input_ids"] == small(*pairs)["input_ids"]
         assert one.pad_token_id == small.pad_token_id
         assert one.model_max_length == small.model_max_length
+    for place in (folder, tmp_path):  # what reads tokenizer.json without transformers
+        plain = Tokenizer.from_file(str(place / "tokenizer.json"))
+        assert plain.encode(SELECTION[0], TRAIN[0]).ids == small(SELECTION[0], TRAIN[0])["input_ids"]
     ids = again(*pairs)["input_ids"][0]
     vocabulary = small.get_vocab()
     assert (ids[0], ids[-1], ids.count(vocabulary["[SEP]"])) == (vocabulary["[CLS]"], vocabulary["[SEP]"], 2)
+
+
+def test_a_word_piece_of_another_class_is_reduced(tmp_path: Path) -> None:
+    pieces = ["a", "##a", "ab", "[UNK]", "[CLS]", "[SEP]", "[PAD]", "b", "##b", "new"]
+    backend = Tokenizer(models.WordPiece(vocab={p: n for n, p in enumerate(pieces)}, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.post_processor = processors.BertProcessing(("[SEP]", 5), ("[CLS]", 4))
+    named = {"unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]"}
+    full = PreTrainedTokenizerFast(tokenizer_object=backend, **named)
+    seen = encode(rows(("b",)), full, max_tokens=8)
+    small = write_tokenizer(full, reduction(full, seen, seen).kept, tmp_path)
+    kept = ["a", "##a", "[UNK]", "[CLS]", "[SEP]", "[PAD]", "b", "##b", "new"]  # ##e and ##w are no pieces
+    assert small.convert_ids_to_tokens(range(len(small))) == kept
+    assert small.convert_ids_to_tokens(small("ab new")["input_ids"]) == ["[CLS]", "a", "##b", "new", "[SEP]"]
+    assert small.pad_token_id == 5
 
 
 def test_other_tokenizers_are_refused(reduced: tuple[Reduction, Any, Path]) -> None:
