@@ -21,7 +21,8 @@ def encoder_macs(model: nn.Module, *, tokens: int) -> int:
         tokens: Length of the sequence with its special tokens, at least 1.
 
     Returns:
-        MACs. Biases, softmax, LayerNorm, embeddings, pooler and classification layer are not counted.
+        MACs. Biases, softmax, LayerNorm, embeddings (factorised ones too), pooler and classification layer are not
+        counted.
 
     Raises:
         TypeError: If the model is not a BERT classifier.

@@ -18,7 +18,7 @@ from typing import cast
 
 from torch import nn
 
-from objectives.parts import head, layers
+from objectives.parts import embeddings, head, layers
 
 _LINEARS = (
     "attention.self.query",
@@ -103,6 +103,23 @@ def head_products(model: nn.Module) -> list[Product]:
     """
     linears = [module for part in head(model) for module in part.modules() if isinstance(module, nn.Linear)]
     return [Product(1, linear.in_features, linear.out_features) for linear in linears]
+
+
+def embedding_products(model: nn.Module, *, tokens: int) -> list[Product]:
+    """List the matrix products of the embeddings: none, but for word embeddings that were factorised.
+
+    Args:
+        model: A BERT classifier, cut or dense.
+        tokens: Length of the sequence with its special tokens.
+
+    Returns:
+        The products.
+
+    Raises:
+        TypeError: If the model is not a BERT classifier.
+    """
+    linears = [module for module in embeddings(model).modules() if isinstance(module, nn.Linear)]
+    return [Product(tokens, linear.in_features, linear.out_features) for linear in linears]
 
 
 def _layer_products(layer: nn.Module, tokens: int) -> list[Product]:

@@ -116,6 +116,20 @@ class SpaceSettings(Part):
     """Neurons are kept in blocks of this many, so that the matrices stay friendly to the hardware."""
     layers: dict[int, LayerRanges] = {}
     """Ranges of single layers by number, from 0, for example {"0": {"heads": {"low": 0.5}}}."""
+    embedding: Range = Range(low=1.0)
+    """Rank of the word embeddings as a share of the hidden size; 1 leaves them one table, and only that is tried unless
+    low is set below 1. Half of the rank is about half of their numbers."""
+    embedding_block: int = Field(default=32, ge=1)
+    """Ranks are multiples of this many; the smallest is one of these blocks."""
+    vocabulary: Literal["all", "train"] = "all"
+    """train leaves of the vocabulary only the tokens that the training rows use, and single characters, which spell
+    every other word. This happens before the teacher is fine-tuned: the dense trial and all others have the small
+    vocabulary, so that sizes and metrics compare with each other, and not with those of a study with all."""
+
+    @property
+    def factorises(self) -> bool:
+        """Whether the rank of the word embeddings is a dimension."""
+        return self.embedding.low < 1.0
 
 
 class TeacherSettings(Part):

@@ -61,7 +61,7 @@ def _evaluate(prepared: Prepared, plan: Plan, seed: int, on_stage: OnStage) -> E
     definition, seconds = prepared.definition, dict[str, float]()
     with timed(seconds, "cut"):
         on_stage("cut", 0, 1)
-        model = cut(prepared.teacher, choose(plan, prepared.scores))
+        model = cut(prepared.teacher, choose(plan, prepared.scores), directions=prepared.directions)
     quantities = {}
     with timed(seconds, "measure"):
         on_stage("measure", 0, 1)
@@ -153,6 +153,7 @@ def _conditions(prepared: Prepared) -> dict[str, Any]:
         "transformers": version("transformers"),
         "paretobert": version("paretobert"),
         "energy_source": prepared.energy_source,
+        **({"vocabulary": str(prepared.vocabulary)} if prepared.vocabulary else {}),
     }
 
 

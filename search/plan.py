@@ -17,7 +17,7 @@ class Shape:
         head_size: Width of one head.
         hidden: Width of the hidden states.
         neurons: Feed-forward neurons per layer.
-        vocabulary: Rows of the word embedding.
+        vocabulary: Rows of the word embedding; with a reduced vocabulary those that are left.
         positions: Rows of the position embedding.
         token_types: Rows of the token-type embedding.
         labels: Number of classes.
@@ -41,13 +41,16 @@ class Plan:
     Attributes:
         heads: Heads kept, one number per layer.
         neurons: Neurons kept, one number per layer.
+        rank: Rank r of the word embeddings, which are then a table (vocabulary, r) times a projection (r, hidden);
+            None leaves them one table (vocabulary, hidden).
 
     Raises:
-        ValueError: If the two differ in length, are empty or hold a negative number.
+        ValueError: If the two differ in length, are empty or hold a negative number, or the rank is less than 1.
     """
 
     heads: tuple[int, ...]
     neurons: tuple[int, ...]
+    rank: int | None = None
 
     def __post_init__(self) -> None:
         if not self.heads or len(self.heads) != len(self.neurons):
@@ -56,6 +59,8 @@ class Plan:
             )
         if min(self.heads + self.neurons) < 0:
             raise ValueError(f"a plan with a negative number: heads {self.heads}, neurons {self.neurons}")
+        if self.rank is not None and self.rank < 1:
+            raise ValueError(f"a plan whose word embeddings have rank {self.rank}: at least 1 is needed")
 
     @classmethod
     def dense(cls, shape: Shape) -> Self:
@@ -63,7 +68,8 @@ class Plan:
         return cls(heads=(shape.heads,) * shape.layers, neurons=(shape.neurons,) * shape.layers)
 
     def __str__(self) -> str:
-        return f"heads {' '.join(map(str, self.heads))} | neurons {' '.join(map(str, self.neurons))}"
+        rank = "" if self.rank is None else f" | rank {self.rank}"
+        return f"heads {' '.join(map(str, self.heads))} | neurons {' '.join(map(str, self.neurons))}{rank}"
 
 
 def encoder_parameters(plan: Plan, shape: Shape) -> int:
@@ -92,8 +98,10 @@ def encoder_parameters(plan: Plan, shape: Shape) -> int:
 def total_parameters(plan: Plan, shape: Shape) -> int:
     """Count all parameters: embeddings, encoder, pooler and classifier.
 
+    Word embeddings of rank r hold r·(V + H) numbers instead of V·H.
+
     Args:
-        plan: Heads and neurons kept, layer by layer.
+        plan: Heads and neurons kept, layer by layer, and the rank of the word embeddings.
         shape: Sizes of the dense model.
 
     Returns:
@@ -104,10 +112,28 @@ def total_parameters(plan: Plan, shape: Shape) -> int:
         >>> total_parameters(Plan.dense(bert_base), bert_base)
         109483778
     """
-    embeddings = (shape.vocabulary + shape.positions + shape.token_types + 2) * shape.hidden
+    embeddings = word_parameters(plan.rank, shape) + (shape.positions + shape.token_types + 2) * shape.hidden
     pooler = (shape.hidden + 1) * shape.hidden
     classifier = (shape.hidden + 1) * shape.labels
     return embeddings + encoder_parameters(plan, shape) + pooler + classifier
+
+
+def word_parameters(rank: int | None, shape: Shape) -> int:
+    """Count the parameters of the word embeddings.
+
+    Args:
+        rank: Their rank; None where they are one table.
+        shape: Sizes of the dense model.
+
+    Returns:
+        V·H, or r·(V + H): a rank of V·H / (V + H) or more saves nothing.
+
+    Example:
+        >>> bert_base = Shape(12, 12, 64, 768, 3072, 30522, 512, 2, 2)
+        >>> [word_parameters(rank, bert_base) for rank in (None, 128, 768)]
+        [23440896, 4005120, 24030720]
+    """
+    return shape.vocabulary * shape.hidden if rank is None else rank * (shape.vocabulary + shape.hidden)
 
 
 def encoder_macs(plan: Plan, shape: Shape, *, tokens: int) -> int:
@@ -122,7 +148,8 @@ def encoder_macs(plan: Plan, shape: Shape, *, tokens: int) -> int:
         tokens: Length of the sequence with its special tokens, at least 1.
 
     Returns:
-        MACs. Biases, softmax, LayerNorm and embeddings are not counted.
+        MACs. Biases, softmax, LayerNorm and embeddings are not counted; nor are the r·H per token of factorised word
+        embeddings, which the modelled energy counts (`objectives.energy.operations`).
 
     Raises:
         ValueError: If `tokens` is less than 1.

@@ -1,7 +1,9 @@
 """What is the same for all trials of a study: made once, found again in the artifact folder.
 
 rows ──► tokens ──► dense teacher ─┬─► its logits on the training rows
-                                   └─► importance of every head and neuron
+           └ with space.vocabulary = train of a smaller vocabulary; the teacher then has its rows only
+                                   ├─► importance of every head and neuron
+                                   └─► directions of its word embeddings, where their rank is a dimension
 
 A worker that joins a study needs neither the checkpoint nor the data: the study says by which hashes each of these is
 found among the artifacts.
@@ -32,11 +34,14 @@ from search.bert.checkpoint import (
     save,
 )
 from search.bert.encoding import Encoded, collate, encode, load_tokenizer, training_batches
+from search.bert.factorise import directions, frequencies
 from search.bert.importance import Scores, importance
 from search.bert.recovery import cross_entropy
 from search.bert.splitting import load_splits
-from search.bert.surgery import shape_of
+from search.bert.surgery import WORDS, shape_of
 from search.bert.training import Schedule, score, train
+from search.bert.vocabulary import FILE as VOCABULARY
+from search.bert.vocabulary import Reduction, keep_tokens, reduction, write_tokenizer
 from search.definition import Definition
 from search.errors import TrialError, UserError
 from search.plan import Plan, Shape, encoder_parameters
@@ -44,6 +49,12 @@ from search.space import Space
 
 OnStage = Callable[[str, int, int], None]
 """Told what is being done: name of the stage, steps done, steps in all."""
+
+DIRECTIONS = "directions.safetensors"
+"""File of the directions in their artifact."""
+
+SEARCHED = ("train", "selection")
+"""The splits that a search reads."""
 
 SCORING_BATCH = 64
 """Rows per batch when a split is scored; it has no influence on the logits."""
@@ -68,6 +79,9 @@ class Prepared:
         content: Hashes of the rows and of the dense model's making.
         machine: Device and threads that latencies are measured with.
         seconds: What the preparation took now, by stage; near 0 where it was found in the artifact folder.
+        directions: Directions of the word embeddings (H, H), those first that stay longest; None where their rank is no
+            dimension.
+        vocabulary: What is kept of the checkpoint's vocabulary; None where all of it is.
     """
 
     definition: Definition
@@ -84,6 +98,8 @@ class Prepared:
     content: dict[str, str]
     machine: str
     seconds: dict[str, float]
+    directions: Tensor | None = None
+    vocabulary: Reduction | None = None
 
     @property
     def shape(self) -> Shape:
@@ -170,6 +186,8 @@ def prepare(
         content=made.content,
         machine=here,
         seconds=seconds,
+        directions=made.directions,
+        vocabulary=made.vocabulary,
     )
 
 
@@ -183,6 +201,8 @@ class _Made:
     pad_id: int
     logits: Tensor
     scores: Scores
+    directions: Tensor | None
+    vocabulary: Reduction | None
 
 
 def _made(
@@ -199,7 +219,11 @@ def _made(
     shape = Space.of(definition.space, shape_of(dense)).shape
     _check_fits(definition, dense, shape, tokenizer)
     with timed(seconds, "tokens"):
-        rows_key, rows = _tokens(definition, artifacts, tokenizer, content, on_stage)
+        rows_key, folder = _tokens(definition, artifacts, tokenizer, content, on_stage)
+    rows, reduced = _load_rows(folder), _load_reduction(folder)
+    if reduced is not None:
+        tokenizer = load_tokenizer(str(folder))
+        keep_tokens(dense, reduced.kept)
     with timed(seconds, "teacher"):
         teacher_key, teacher = _teacher(
             definition, artifacts, dense, tokenizer, rows_key, rows["train"], device, content, on_stage
@@ -210,7 +234,8 @@ def _made(
         logits = _teacher_logits(artifacts, teacher, key, rows["train"], pad_id, on_stage)
     with timed(seconds, "importance"):
         scores = _importance(definition, artifacts, teacher, key, rows["train"], pad_id, on_stage)
-    return _Made(key, rows, teacher, pad_id, logits, scores)
+    found = _directions(artifacts, teacher, key, rows["train"], on_stage) if definition.space.factorises else None
+    return _Made(key, rows, teacher, pad_id, logits, scores, found, reduced)
 
 
 def _waiting(on_stage: OnStage) -> Callable[[str], None]:
@@ -231,6 +256,7 @@ def wanted(definition: Definition, content: Mapping[str, str]) -> dict[str, str]
         "teacher": key["teacher"],
         "logits": digest(key),
         "importance": digest(_importance_key(definition, key)),
+        **({"directions": digest(key)} if definition.space.factorises else {}),
     }
 
 
@@ -264,6 +290,8 @@ def _fetched(
         pad_id=int(load_tokenizer(str(folders["teacher"])).pad_token_id),
         logits=load_file(folders["logits"] / "logits.safetensors")["logits"],
         scores=Scores.from_tensors(load_file(folders["importance"] / "scores.safetensors")),
+        directions=load_file(folders["directions"] / DIRECTIONS)["directions"] if "directions" in folders else None,
+        vocabulary=_load_reduction(folders["tokens"]),
     )
 
 
@@ -328,8 +356,8 @@ def _tokens(
     tokenizer: PreTrainedTokenizerBase,
     content: Mapping[str, str] | None,
     on_stage: OnStage,
-) -> tuple[str, dict[str, Encoded]]:
-    """The splits as token ids; the held-out split is stored with them and not loaded."""
+) -> tuple[str, Path]:
+    """The folder of the splits as token ids; with a reduced vocabulary also of its tokenizer."""
     data = Path(definition.data).expanduser()
     key = {
         "data": digest_of_files(data) if data.exists() else definition.data,
@@ -337,24 +365,38 @@ def _tokens(
         "tokenizer": digest(tokenizer.get_vocab()),
         "seed": definition.engine.seed,
     }
+    if definition.space.vocabulary != "all":
+        key["vocabulary"] = definition.space.vocabulary
 
     def make(folder: Path) -> None:
         on_stage("read", 0, 1)
         splits = load_splits(definition.data, definition.task, seed=definition.engine.seed)
         named = {"train": splits.train, "selection": splits.selection, "held_out": splits.held_out}
+        used = tokenizer
+        if definition.space.vocabulary == "train":
+            on_stage("vocabulary", 0, 1)
+            seen = [encode(named[name], tokenizer, max_tokens=definition.task.max_tokens) for name in SEARCHED]
+            reduced = reduction(tokenizer, *seen)
+            reduced.write(folder)
+            used = write_tokenizer(tokenizer, reduced.kept, folder)
         for number, (name, rows) in enumerate(named.items()):
             on_stage("tokens", number, len(named))
-            encoded = encode(rows, tokenizer, max_tokens=definition.task.max_tokens)
+            encoded = encode(rows, used, max_tokens=definition.task.max_tokens)
             save_file(encoded.to_tensors(), folder / f"{name}.safetensors")
 
     _check_content("data", definition.data, content, "rows", digest(key))
     folder = artifacts.made("tokens", key, make, on_wait=_waiting(on_stage))
-    return digest(key), _load_rows(folder)
+    return digest(key), folder
 
 
 def _load_rows(folder: Path) -> dict[str, Encoded]:
     """The splits that a search reads."""
-    return {name: Encoded.from_tensors(load_file(folder / f"{name}.safetensors")) for name in ("train", "selection")}
+    return {name: Encoded.from_tensors(load_file(folder / f"{name}.safetensors")) for name in SEARCHED}
+
+
+def _load_reduction(folder: Path) -> Reduction | None:
+    """What is kept of the vocabulary; None where all of it is."""
+    return Reduction.read(folder) if (folder / VOCABULARY).exists() else None
 
 
 def _teacher(
@@ -378,6 +420,8 @@ def _teacher(
             "precision": definition.recovery.precision,
             "seed": definition.engine.seed,
         }
+    elif definition.space.vocabulary != "all":
+        key["vocabulary"] = rows_key
 
     def make(folder: Path) -> None:
         if not settings.fine_tuned:
@@ -464,6 +508,24 @@ def _importance(
 
     folder = artifacts.made("importance", _importance_key(definition, key), make, on_wait=_waiting(on_stage))
     return Scores.from_tensors(load_file(folder / "scores.safetensors"))
+
+
+def _directions(
+    artifacts: Artifacts,
+    teacher: PrunedBertForSequenceClassification,
+    key: dict[str, str],
+    rows: Encoded,
+    on_stage: OnStage,
+) -> Tensor:
+    """Directions of the teacher's word embeddings, weighted by how often the training rows use each token."""
+
+    def make(folder: Path) -> None:
+        on_stage("directions", 0, 1)
+        table = teacher.get_submodule(WORDS).get_parameter("weight")
+        save_file({"directions": directions(table, frequencies(rows, len(table)))}, folder / DIRECTIONS)
+
+    folder = artifacts.made("directions", key, make, on_wait=_waiting(on_stage))
+    return load_file(folder / DIRECTIONS)["directions"]
 
 
 def _importance_key(definition: Definition, key: dict[str, str]) -> dict[str, Any]:

@@ -177,6 +177,8 @@ def _loop(
     from search.engine import study as studies
     from search.engine.worker import work
 
+    if prepared.vocabulary is not None:
+        listener.note(f"vocabulary: {prepared.vocabulary}")
     storages.be_patient(study, PATIENCE_S)
     listener.known(studies.read(study))
     return work(

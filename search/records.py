@@ -35,7 +35,7 @@ class Record:
     Attributes:
         trial: Number of the trial in its study, from 0.
         state: What became of it.
-        plan: Heads and neurons kept; None where the trial ended before it had a plan.
+        plan: Heads and neurons kept, and the rank of the word embeddings; None where the trial ended before it had one.
         ratios: The parameters in the study database, by dimension.
         values: Objective values by name, empty unless complete.
         quantities: Everything measured: for each name a dict of value, unit, source and spread

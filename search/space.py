@@ -3,8 +3,10 @@
     parameters in the study database          plan                    cut model
     layer.3.heads   = 0.5    ──► 6 of 12 heads ──────────► query, key, value 768 × 384
     layer.3.neurons = 0.25   ──► 768 of 3072 neurons ────► feed-forward 768 × 768
+    embedding.rank  = 0.25   ──► rank 192 of 768 ────────► word embeddings 30522 × 192 times 192 × 768
 
-Every ratio lies on the grid of whole heads or whole neuron blocks, so that different parameters are different plans.
+Every ratio lies on the grid of whole heads, neuron blocks or blocks of the rank, so that different parameters are
+different plans. The exception: all ranks that would save no parameters mean the embeddings as they are.
 """
 
 import math
@@ -13,7 +15,10 @@ from dataclasses import dataclass
 
 from search.definition import Range, SpaceSettings
 from search.errors import UserError
-from search.plan import Plan, Shape
+from search.plan import Plan, Shape, word_parameters
+
+RANK = "embedding.rank"
+"""Name of the dimension that is not of a layer; only there where a definition asks for it."""
 
 
 @dataclass(frozen=True)
@@ -21,10 +26,10 @@ class Dimension:
     """One ratio that the search chooses.
 
     Attributes:
-        name: `layer.3.heads` or `layer.3.neurons`.
+        name: `layer.3.heads`, `layer.3.neurons` or `embedding.rank`.
         low: Smallest ratio on the grid.
         high: Largest ratio on the grid.
-        units: Number of units (heads, or neuron blocks) that a ratio of 1 keeps.
+        units: Number of units (heads, neuron blocks, or blocks of the rank) that a ratio of 1 keeps.
     """
 
     name: str
@@ -54,17 +59,19 @@ class Dimension:
 
 @dataclass(frozen=True)
 class Space:
-    """All dimensions of a study, two for each layer.
+    """All dimensions of a study, two for each layer, and the rank of the word embeddings where it may vary.
 
     Attributes:
         shape: Sizes of the dense model.
         neuron_block: Neurons per block.
-        dimensions: Heads and neurons of layer 0, of layer 1, and so on.
+        dimensions: Heads and neurons of layer 0, of layer 1, and so on; then the rank.
+        embedding_block: The rank is a multiple of this.
     """
 
     shape: Shape
     neuron_block: int
     dimensions: tuple[Dimension, ...]
+    embedding_block: int = 32
 
     @classmethod
     def of(cls, settings: SpaceSettings, shape: Shape) -> "Space":
@@ -78,7 +85,8 @@ class Space:
             The space. The last neuron block is smaller where the block size does not divide the neurons.
 
         Raises:
-            UserError: If a layer does not exist, a block is larger than a layer, or a range holds no point of the grid.
+            UserError: If a layer does not exist, a block is larger than what it divides, or a range holds no point of
+                the grid.
         """
         for layer in settings.layers:
             if not 0 <= layer < shape.layers:
@@ -99,7 +107,9 @@ class Space:
             neurons = own.neurons if own and own.neurons else settings.neurons
             dimensions.append(_dimension(f"layer.{layer}.heads", heads, shape.heads))
             dimensions.append(_dimension(f"layer.{layer}.neurons", neurons, blocks))
-        return cls(shape=shape, neuron_block=settings.neuron_block, dimensions=tuple(dimensions))
+        if settings.factorises:
+            dimensions.append(_rank_dimension(settings, shape))
+        return cls(shape, settings.neuron_block, tuple(dimensions), settings.embedding_block)
 
     def plan(self, ratios: Mapping[str, float]) -> Plan:
         """The plan that the ratios mean.
@@ -108,16 +118,23 @@ class Space:
             ratios: One ratio for each dimension, by name.
 
         Returns:
-            Heads and neurons kept, layer by layer.
+            Heads and neurons kept, layer by layer, and the rank of the word embeddings: None where it is not a
+            dimension, or would save no parameters.
 
         Raises:
             KeyError: If a dimension has no ratio.
         """
-        units = [round(d.snap(ratios[d.name]) * d.units) for d in self.dimensions]
+        units = {d.name: round(d.snap(ratios[d.name]) * d.units) for d in self.dimensions}
+        blocks = [units[f"layer.{layer}.neurons"] for layer in range(self.shape.layers)]
         return Plan(
-            heads=tuple(units[0::2]),
-            neurons=tuple(min(blocks * self.neuron_block, self.shape.neurons) for blocks in units[1::2]),
+            heads=tuple(units[f"layer.{layer}.heads"] for layer in range(self.shape.layers)),
+            neurons=tuple(min(count * self.neuron_block, self.shape.neurons) for count in blocks),
+            rank=self._rank(units[RANK]) if RANK in units else None,
         )
+
+    def _rank(self, blocks: int) -> int | None:
+        rank = min(blocks * self.embedding_block, self.shape.hidden)
+        return rank if word_parameters(rank, self.shape) < word_parameters(None, self.shape) else None
 
     def uniform(self, ratio: float) -> dict[str, float]:
         """The same ratio in every dimension, snapped to each grid and bounds."""
@@ -126,6 +143,17 @@ class Space:
     def log10_size(self) -> float:
         """Number of plans, as a power of ten."""
         return sum(math.log10(d.choices) for d in self.dimensions)
+
+
+def _rank_dimension(settings: SpaceSettings, shape: Shape) -> Dimension:
+    if settings.embedding_block > shape.hidden:
+        raise UserError(
+            f"space.embedding_block is {settings.embedding_block}; the hidden size is {shape.hidden}; "
+            "use a smaller block"
+        )
+    units = math.ceil(shape.hidden / settings.embedding_block)
+    low = max(settings.embedding.low, 1 / units)  # embeddings of rank 0 would say nothing
+    return _dimension(RANK, settings.embedding.model_copy(update={"low": low}), units)
 
 
 def _dimension(name: str, bounds: Range, units: int) -> Dimension:

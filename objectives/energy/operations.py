@@ -4,9 +4,10 @@
 
 For one sequence of T tokens in a batch of B, everything in 4-byte floats:
 
-    MACs                 every matrix product of encoder, pooler and classification layer
+    MACs                 every matrix product of encoder, pooler, classification layer and factorised word embeddings
     bytes moved
-      weights            all parameters of encoder, pooler and classification layer, read once per batch: · 4 / B
+      weights            all parameters of encoder, pooler and classification layer, and the projection of factorised
+                         word embeddings, read once per batch: · 4 / B
       embedding rows     for each token one row of each embedding table (word, position, token type)
       activations        of every matrix product its activation operands (both of them in attention scores and
                          context) and its result
@@ -25,7 +26,7 @@ from objectives.inference import Conditions
 from objectives.measurement import Measurement
 from objectives.objective import Direction, Subject
 from objectives.parts import embeddings, encoder, head
-from objectives.products import encoder_products, head_products
+from objectives.products import embedding_products, encoder_products, head_products
 from objectives.size import count_parameters
 
 _BYTES_PER_NUMBER = 4
@@ -60,8 +61,10 @@ def count_operations(model: nn.Module, *, batch: int, tokens: int) -> Operations
         TypeError: If the model is not a BERT classifier.
         ValueError: If `tokens` is less than 1.
     """
-    products = encoder_products(model, tokens=tokens) + head_products(model)
+    projected = embedding_products(model, tokens=tokens)
+    products = projected + encoder_products(model, tokens=tokens) + head_products(model)
     weights = sum(count_parameters(part) for part in (encoder(model), *head(model)))
+    weights += sum(product.inner * product.columns for product in projected)
     tables = [module for module in embeddings(model).modules() if isinstance(module, nn.Embedding)]
     rows = tokens * sum(table.embedding_dim for table in tables)
     activations = sum(product.activations for product in products)

@@ -30,15 +30,18 @@ def front_frame(study: StudyRecord) -> pd.DataFrame:
     Returns:
         Columns `trial`, `role`, the objectives by name (their unit is in the name), `kept` (share of the dense model's
         task metric), `encoder_share`, `encoder_parameters`, `heads` and `neurons` (kept layer by layer, for example
-        `12 12 9 7 3 6`). What was not measured is missing (NaN). An empty front has the columns and no rows.
+        `12 12 9 7 3 6`); `rank` of the word embeddings where that is a dimension (the hidden size where they are one
+        table). What was not measured is missing (NaN). An empty front has the columns and no rows.
     """
     names = _unique([objective.name for objective in study.objectives], KEPT, "encoder_share", "encoder_parameters")
-    columns = ["trial", "role", *names, "heads", "neurons"]
+    ranks = ["rank"] if study.definition.space.factorises else []
+    columns = ["trial", "role", *names, *ranks, "heads", "neurons"]
     rows = [
         {
             "trial": record.trial,
             "role": record.role,
             **{name: quantity(study, record, name) for name in names},
+            "rank": _rank(study, record),
             "heads": _counts(record.plan.heads) if record.plan else None,
             "neurons": _counts(record.plan.neurons) if record.plan else None,
         }
@@ -55,12 +58,17 @@ def points(study: StudyRecord) -> list[dict[str, Any]]:
         study: The study.
 
     Returns:
-        One dict per point: `trial`, the quantities of `POINT`, all objectives, `kept` and `role`. Sizes are whole
-        numbers; what was not measured is None, never NaN.
+        One dict per point: `trial`, the quantities of `POINT`, all objectives, `kept` and `role`; `rank` of the word
+        embeddings where that is a dimension. Sizes are whole numbers; what was not measured is None, never NaN.
     """
     names = _unique([*POINT, *(objective.name for objective in study.objectives)], KEPT)
     return [
-        {"trial": record.trial, **{name: quantity(study, record, name) for name in names}, "role": record.role}
+        {
+            "trial": record.trial,
+            **{name: quantity(study, record, name) for name in names},
+            **({"rank": _rank(study, record)} if study.definition.space.factorises else {}),
+            "role": record.role,
+        }
         for record in front(study)
     ]
 
@@ -94,17 +102,27 @@ def render_front(study: StudyRecord) -> Table:
     table.add_column("trial", overflow="fold")
     for header in columns.values():
         table.add_column(Text(header), justify="right", overflow="fold")
+    factorises = study.definition.space.factorises
+    if factorises:
+        table.add_column("rank", justify="right")
     table.add_column("heads", overflow="fold")
     table.add_column(Text(f"neurons / {block}"), overflow="fold")
     for record in (*((dense,) if dense else ()), *(member for member in members if member is not dense)):
         table.add_row(
             Text(_label(record)),
             *(Text(short(name, quantity(study, record, name)), no_wrap=True) for name in columns),
+            *([Text(str(_rank(study, record)))] if factorises else []),
             Text(_runs(record.plan.heads) if record.plan else "-"),
             Text(_runs([math.ceil(kept / block) for kept in record.plan.neurons]) if record.plan else "-"),
             style="dim" if record is dense else None,
         )
     return table
+
+
+def _rank(study: StudyRecord, record: Record) -> int:
+    """Rank of the word embeddings: the hidden size where they are one table."""
+    rank = record.plan.rank if record.plan else None
+    return study.shape.hidden if rank is None else rank
 
 
 def _front_columns(objectives: Sequence[ObjectiveInfo]) -> dict[str, str]:

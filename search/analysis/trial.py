@@ -35,6 +35,9 @@ def render_trial(study: StudyRecord, record: Record) -> RenderableType:
         parts.append(Text(f"answered from trial {record.answered_from}, whose plan is the same"))
     if record.seed is not None:
         parts.append(Text(f"seed: {record.seed}"))
+    if record.plan is not None and record.plan.rank is not None:
+        shape, rank = study.shape, record.plan.rank
+        parts.append(Text(f"word embeddings: rank {rank} of {shape.hidden}, for {shape.vocabulary:,} tokens"))
     if record.plan is not None:
         tables.append(_plan_table(study, record))
     if record.values or record.quantities:

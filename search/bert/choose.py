@@ -18,7 +18,7 @@ def choose(plan: Plan, scores: Scores) -> Kept:
         scores: Scores of all heads and neurons of the dense model.
 
     Returns:
-        The indices that stay, ascending.
+        The indices that stay, ascending, and the plan's rank.
 
     Raises:
         ValueError: If the plan has another number of layers, or keeps more than there is.
@@ -26,6 +26,7 @@ def choose(plan: Plan, scores: Scores) -> Kept:
     return Kept(
         heads=_best("heads", plan.heads, scores.heads),
         neurons=_best("neurons", plan.neurons, scores.neurons),
+        rank=plan.rank,
     )
 
 

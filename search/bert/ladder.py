@@ -6,6 +6,10 @@
 
 Importance says that some layers matter more than others; a uniform plan cannot use that, and random ratios crowd around
 half of the model. So size and tilt come first, and the search starts from there.
+
+Where the rank of the word embeddings is a dimension, it goes with the size: then the whole model shrinks along the
+ladder, total parameters included, and small ones lie within reach of the search. Importance says nothing about it, so
+it is never tilted.
 """
 
 from collections.abc import Sequence
@@ -56,9 +60,12 @@ def tilted(space: Space, scores: Scores, *, size: float, tilt: float) -> dict[st
     counts["neurons"] = _over_threshold(_blocks(scores.neurons, space.neuron_block), size)
     ratios = {}
     for dimension in space.dimensions:
-        _, layer, kind = dimension.name.split(".")
-        threshold = counts[kind][int(layer)] / dimension.units
-        ratios[dimension.name] = dimension.snap((1 - tilt) * size + tilt * threshold)
+        share = size
+        if dimension.name.startswith("layer."):
+            _, layer, kind = dimension.name.split(".")
+            threshold = counts[kind][int(layer)] / dimension.units
+            share = (1 - tilt) * size + tilt * threshold
+        ratios[dimension.name] = dimension.snap(share)
     return ratios
 
 

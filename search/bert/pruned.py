@@ -7,8 +7,10 @@ One layer, hidden size H, that keeps h heads of size d and w neurons; right, wha
     intermediate            H -> w, activation             Identity  (nothing is computed)
     output.dense            w -> H                         BiasOnly
 
-The residual paths, both LayerNorms and everything outside the encoder keep the shape of the dense model, so the names
-of the weights are a subset of the dense model's names.
+The residual paths, both LayerNorms, and outside the encoder everything but the word embeddings keep the shape of the
+dense model, so the names of the weights are a subset of the dense model's names. Word embeddings of rank r:
+
+    embeddings.word_embeddings             table V x r, projection r -> H without bias    FactorisedEmbedding
 """
 
 from typing import Any, cast
@@ -46,18 +48,43 @@ class BiasOnly(nn.Module):
         return bias.expand(*inputs.shape[:-1], -1)
 
 
+class FactorisedEmbedding(nn.Module):
+    """Word embeddings of low rank: each token's row of a table (V, r), projected to the hidden size H.
+
+    Args:
+        vocabulary: Rows V of the table.
+        rank: Columns r of the table.
+        hidden: Width H of the hidden states.
+        padding: Number of the padding token, whose row is not trained; None where there is none.
+
+    Reference:
+        Lan et al. 2020, "ALBERT", section 3.1, factorized embedding parameterization.
+    """
+
+    def __init__(self, vocabulary: int, rank: int, hidden: int, padding: int | None) -> None:
+        super().__init__()
+        self.table = nn.Embedding(vocabulary, rank, padding_idx=padding)
+        self.projection = nn.Linear(rank, hidden, bias=False)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Return the embeddings (batch, tokens, H) of token ids (batch, tokens)."""
+        embedded: Tensor = self.projection(self.table(ids))
+        return embedded
+
+
 class PrunedBertForSequenceClassification(BertForSequenceClassification):  # type: ignore[no-untyped-call]
     """A BERT classifier whose layers may differ in width.
 
-    The config holds `heads_per_layer` and `neurons_per_layer`, two lists of whole numbers; all its other fields are
-    those of the dense model, so that `shape_of` can tell the dense shape. Without the two lists the model is dense.
+    The config holds `heads_per_layer` and `neurons_per_layer`, two lists of whole numbers, and `embedding_rank`, a
+    whole number; all its other fields are those of the dense model, so that `shape_of` can tell the dense shape.
+    Without the two lists the encoder is dense, without the rank the word embeddings are one table.
     `output_attentions` reports the layers that have heads, and no others.
 
     Args:
-        config: Config of the dense model, with or without the two lists.
+        config: Config of the dense model, with or without the three fields.
 
     Raises:
-        ValueError: If the two lists do not fit the dense shape.
+        ValueError: If the three do not fit the dense shape.
     """
 
     def __init__(self, config: BertConfig) -> None:
@@ -68,6 +95,9 @@ class PrunedBertForSequenceClassification(BertForSequenceClassification):  # typ
                 _narrow_attention(layer.attention, heads, shape)
             if neurons < shape.neurons:
                 _narrow_feed_forward(layer, neurons, shape)
+        if plan.rank is not None:
+            sizes = (shape.vocabulary, plan.rank, shape.hidden)
+            self.bert.embeddings.word_embeddings = FactorisedEmbedding(*sizes, config.pad_token_id)  # type: ignore[assignment]
         self.post_init()  # type: ignore[no-untyped-call]
 
 
@@ -101,10 +131,10 @@ def plan_of(config: BertConfig) -> Plan:
         config: Config of a dense or a pruned BERT classifier.
 
     Returns:
-        Heads and neurons, layer by layer; the dense plan where the config says nothing.
+        Heads and neurons, layer by layer, and the rank; the dense plan where the config says nothing.
 
     Raises:
-        ValueError: If the config's lists do not fit its dense shape.
+        ValueError: If the config's lists or rank do not fit its dense shape.
     """
     dense = Plan.dense(shape_of(config))
     heads = getattr(config, "heads_per_layer", None)
@@ -112,6 +142,7 @@ def plan_of(config: BertConfig) -> Plan:
     plan = Plan(
         heads=dense.heads if heads is None else tuple(heads),
         neurons=dense.neurons if neurons is None else tuple(neurons),
+        rank=getattr(config, "embedding_rank", None),
     )
     check_fits(plan, shape_of(config))
     return plan
@@ -125,12 +156,25 @@ def check_fits(plan: Plan, shape: Shape) -> None:
         shape: Sizes of the dense model.
 
     Raises:
-        ValueError: If the number of layers differs, or a layer keeps more than the dense layer holds.
+        ValueError: If the number of layers differs, a layer keeps more than the dense layer holds, or the rank exceeds
+            the hidden size.
     """
     if len(plan.heads) != shape.layers:
         raise ValueError(f"a plan for {len(plan.heads)} layers on a model of {shape.layers}: both must be equal")
     if max(plan.heads) > shape.heads or max(plan.neurons) > shape.neurons:
         raise ValueError(f"the plan '{plan}' exceeds the {shape.heads} heads or {shape.neurons} neurons of a layer")
+    if plan.rank is not None and plan.rank > shape.hidden:
+        raise ValueError(f"word embeddings of rank {plan.rank}: the hidden size is {shape.hidden}")
+
+
+def word_table(model: nn.Module) -> nn.Module:
+    """The table that tokens are looked up in: the word embeddings, or the table of factorised ones.
+
+    Args:
+        model: A BERT classifier, cut or dense.
+    """
+    words = model.get_submodule("bert.embeddings.word_embeddings")
+    return words.table if isinstance(words, FactorisedEmbedding) else words
 
 
 def _narrow_attention(attention: Any, heads: int, shape: Shape) -> None:

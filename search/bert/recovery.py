@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from search.bert.encoding import Encoded
+from search.bert.pruned import word_table
 from search.bert.training import Loss, OnStep, Schedule, train
 from search.definition import RecoverySettings
 
@@ -57,6 +58,9 @@ def recover(
 ) -> None:
     """Recover a cut model in place.
 
+    The table of the word embeddings is trained only where the settings say so: a step touches few of its rows, and the
+    optimizer all of them. The projection of factorised ones is small and always trained.
+
     Args:
         model: The cut model, on the device to train on.
         rows: The training split.
@@ -73,7 +77,7 @@ def recover(
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = settings.dropout
-    embeddings = model.get_submodule("bert.embeddings.word_embeddings")
+    embeddings = word_table(model)
     embeddings.requires_grad_(settings.train_embeddings)
     loss = cross_entropy()
     if settings.distillation > 0:

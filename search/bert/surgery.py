@@ -4,6 +4,7 @@
 
 Head i of a layer owns the channels i*d to (i+1)*d - 1: rows of query, key and value, columns of the attention's output
 projection. Neuron j owns row j of the intermediate projection and column j of the output projection.
+Word embeddings are cut in another basis: a rank r keeps the first r of the directions that `factorise` found.
 """
 
 import copy
@@ -19,6 +20,8 @@ from search.plan import Plan
 
 __all__ = ["BiasOnly", "Kept", "NoHeads", "cut", "shape_of"]
 
+WORDS = "bert.embeddings.word_embeddings"
+
 
 @dataclass(frozen=True)
 class Kept:
@@ -27,13 +30,16 @@ class Kept:
     Attributes:
         heads: Indices of the heads that stay, ascending, one tuple per layer.
         neurons: Indices of the neurons that stay, ascending, one tuple per layer.
+        rank: Rank of the word embeddings; None leaves them as they are.
 
     Raises:
-        ValueError: If the two differ in length, are empty, or an index is negative or out of order.
+        ValueError: If the two differ in length, are empty, or an index is negative or out of order, or the rank is less
+            than 1.
     """
 
     heads: tuple[tuple[int, ...], ...]
     neurons: tuple[tuple[int, ...], ...]
+    rank: int | None = None
 
     def __post_init__(self) -> None:
         _ = self.plan  # a plan checks the number of layers
@@ -45,29 +51,38 @@ class Kept:
     @property
     def plan(self) -> Plan:
         """How many stay."""
-        return Plan(heads=tuple(map(len, self.heads)), neurons=tuple(map(len, self.neurons)))
+        return Plan(heads=tuple(map(len, self.heads)), neurons=tuple(map(len, self.neurons)), rank=self.rank)
 
 
-def cut(model: BertForSequenceClassification, kept: Kept) -> PrunedBertForSequenceClassification:
+def cut(
+    model: BertForSequenceClassification, kept: Kept, *, directions: Tensor | None = None
+) -> PrunedBertForSequenceClassification:
     """Make the smaller model. The one given is neither changed nor shared: no tensor of the two has common storage.
 
     Args:
         model: A dense or already pruned BERT classifier.
         kept: What stays of it; the indices count the heads and neurons that `model` has.
+        directions: Orthonormal columns (H, H), as `factorise.directions` finds them; needed where `kept` has a rank.
 
     Returns:
         A new model in evaluation mode, with the data type, device and attention implementation of `model`. Its logits
-        are those of `model` with the missing heads and neurons zeroed.
+        are those of `model` with the missing heads and neurons zeroed, and with the word embeddings projected on the
+        first directions. Word embeddings that `model` has factorised stay so.
 
     Raises:
-        ValueError: If `kept` names a layer, head or neuron that `model` does not have.
+        ValueError: If `kept` names a layer, head or neuron that `model` does not have, or a rank above the hidden size,
+            without directions, or of word embeddings that are factorised already.
     """
     _check_has(plan_of(model.config), kept)
     config = copy.deepcopy(model.config)
     config.heads_per_layer, config.neurons_per_layer = list(kept.plan.heads), list(kept.plan.neurons)
+    weights = _weights_that_stay(model, kept)
+    if kept.rank is not None:
+        config.embedding_rank = kept.rank
+        _factorise(weights, plan_of(model.config), kept.rank, directions)
     with torch.device("meta"):  # structure only: nothing is initialised, no random number is drawn
         small = PrunedBertForSequenceClassification(config)
-    small.load_state_dict(_weights_that_stay(model, kept), strict=True, assign=True)
+    small.load_state_dict(weights, strict=True, assign=True)
     _copy_buffers(model, small)
     small.eval()  # type: ignore[no-untyped-call]
     return small
@@ -94,6 +109,20 @@ def _weights_that_stay(model: BertForSequenceClassification, kept: Kept) -> dict
         _narrow(weights, attention, f"{layer}.attention.output.dense", channels)
         _narrow(weights, [f"{layer}.intermediate.dense"], f"{layer}.output.dense", neurons)
     return {name: weight.clone(memory_format=torch.contiguous_format) for name, weight in weights.items()}
+
+
+def _factorise(weights: dict[str, Tensor], present: Plan, rank: int, directions: Tensor | None) -> None:
+    """Put a table of that rank and its projection in place of the word embeddings."""
+    if present.rank is not None:
+        raise ValueError(f"word embeddings of rank {present.rank} to rank {rank}: cut the model that has them whole")
+    if directions is None:
+        raise ValueError(f"word embeddings to rank {rank} without directions: give those of factorise.directions")
+    table = weights.pop(f"{WORDS}.weight")
+    if rank > table.shape[1]:
+        raise ValueError(f"word embeddings to rank {rank}: the hidden size is {table.shape[1]}")
+    first = directions[:, :rank].to(table).clone(memory_format=torch.contiguous_format)
+    weights[f"{WORDS}.table.weight"] = table @ first
+    weights[f"{WORDS}.projection.weight"] = first
 
 
 def _narrow(weights: dict[str, Tensor], into: list[str], out: str, units: Sequence[int]) -> None:

@@ -50,11 +50,12 @@ def is_double(study: Study, trial: int) -> bool:
 
 def with_plan(study: Study, plan: Plan) -> list[FrozenTrial]:
     """The trials of this plan that are complete or running, by number."""
-    heads, neurons = list(plan.heads), list(plan.neurons)
+    wanted = [list(plan.heads), list(plan.neurons), plan.rank]
+    names = (attributes.HEADS, attributes.NEURONS, attributes.RANK)
     return [
         trial
         for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.RUNNING))
-        if trial.user_attrs.get(attributes.HEADS) == heads and trial.user_attrs.get(attributes.NEURONS) == neurons
+        if [trial.user_attrs.get(name) for name in names] == wanted
     ]
 
 

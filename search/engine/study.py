@@ -273,7 +273,9 @@ def record(trial: FrozenTrial, objective_names: list[str]) -> Record:
     attrs = trial.user_attrs
     state = STATES[trial.state]
     has_plan = attributes.HEADS in attrs and attributes.NEURONS in attrs
-    plan = Plan(tuple(attrs[attributes.HEADS]), tuple(attrs[attributes.NEURONS])) if has_plan else None
+    plan = None
+    if has_plan:
+        plan = Plan(tuple(attrs[attributes.HEADS]), tuple(attrs[attributes.NEURONS]), attrs.get(attributes.RANK))
     values = cast("list[float]", trial.values) if state == "complete" else []
     return Record(
         trial=trial.number,

@@ -231,6 +231,8 @@ def _run(trial: Trial, job: _Job) -> Sequence[float]:
     ratios = {d.name: trial.suggest_float(d.name, d.low, d.high) for d in space.dimensions}
     plan = Plan.dense(space.shape) if role == "dense" else space.plan(ratios)
     trial.set_user_attr(attributes.ROLE, role)
+    if plan.rank is not None:  # first: where heads and neurons stand, the plan is whole
+        trial.set_user_attr(attributes.RANK, plan.rank)
     trial.set_user_attr(attributes.HEADS, list(plan.heads))
     trial.set_user_attr(attributes.NEURONS, list(plan.neurons))
     while (other := made_by_others(study, plan, trial.number)) is not None:

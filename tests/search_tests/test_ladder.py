@@ -89,3 +89,12 @@ def test_scores_are_not_changed(tilt: float) -> None:
     tilted(SPACE, EARLY, size=0.5, tilt=tilt)
     assert torch.equal(before[0], EARLY.heads)
     assert torch.equal(before[1], EARLY.neurons)
+
+
+def test_the_rank_of_the_word_embeddings_goes_with_the_size_and_is_never_tilted() -> None:
+    ranked = SpaceSettings(neuron_block=16, embedding=Range(low=0.0), embedding_block=4)
+    space = Space.of(ranked, SHAPE)
+    for tilt in (0.0, 0.5, 1.0):
+        ratios = tilted(space, EARLY, size=0.5, tilt=tilt)
+        assert ratios == {**tilted(SPACE, EARLY, size=0.5, tilt=tilt), "embedding.rank": 0.5}
+        assert space.plan(ratios).rank == 16

@@ -87,3 +87,55 @@ def test_closed_forms_of_facts() -> None:
 def test_plans_that_cannot_be(heads: tuple[int, ...], neurons: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="plan"):
         Plan(heads, neurons)
+
+
+# --- the rank of the word embeddings
+
+
+RANKED = SpaceSettings(embedding=Range(low=0.0), embedding_block=64)
+
+
+def test_the_rank_is_no_dimension_unless_a_study_asks_for_it() -> None:
+    space = Space.of(SpaceSettings(), BERT_BASE)
+    assert len(space.dimensions) == 24
+    assert space.plan(space.uniform(0.5)).rank is None
+
+
+@given(ratio=st.floats(0, 1), block=st.integers(1, 768))
+def test_any_ratio_gives_a_rank_on_the_grid_that_saves_parameters(ratio: float, block: int) -> None:
+    space = Space.of(RANKED.model_copy(update={"embedding_block": block}), BERT_BASE)
+    ratios = {**space.uniform(1.0), "embedding.rank": ratio}
+    plan, dense = space.plan(ratios), Plan.dense(BERT_BASE)
+    if plan.rank is None:
+        assert ratio > 0.5
+    else:
+        assert plan.rank >= 1
+        assert plan.rank % block == 0
+        assert total_parameters(plan, BERT_BASE) < total_parameters(dense, BERT_BASE)
+    dimension = space.dimensions[-1]
+    assert space.plan({**ratios, "embedding.rank": dimension.snap(ratio)}) == plan
+
+
+def test_ratios_of_the_rank() -> None:
+    space = Space.of(RANKED, BERT_BASE)
+    assert [space.plan(space.uniform(ratio)).rank for ratio in (0.0, 0.25, 0.5, 11 / 12, 1.0)] == [
+        *(64, 192, 384, 704),
+        None,
+    ]
+    assert space.plan(space.uniform(1.0)) == Plan.dense(BERT_BASE)
+    assert space.dimensions[-1].choices == 12
+    bounded = Space.of(RANKED.model_copy(update={"embedding": Range(low=0.2, high=0.5)}), BERT_BASE)
+    assert [bounded.plan(bounded.uniform(ratio)).rank for ratio in (0.0, 1.0)] == [192, 384]
+
+
+def test_a_rank_that_saves_nothing_is_not_a_plan_of_its_own() -> None:
+    """With 100 tokens and a hidden size of 768, two matrices of rank 89 hold more than the table."""
+    few = Shape(12, 12, 64, 768, 3072, 100, 512, 2, 2)
+    space = Space.of(RANKED.model_copy(update={"embedding_block": 1}), few)
+    ranks = [space.plan({**space.uniform(1.0), "embedding.rank": rank / 768}).rank for rank in (88, 89, 700)]
+    assert ranks == [88, None, None]
+
+
+def test_a_block_larger_than_the_hidden_size_is_refused() -> None:
+    with pytest.raises(UserError, match=r"space\.embedding_block is 800; the hidden size is 768"):
+        Space.of(RANKED.model_copy(update={"embedding_block": 800}), BERT_BASE)
