@@ -61,7 +61,7 @@ def _evaluate(prepared: Prepared, plan: Plan, seed: int, on_stage: OnStage) -> E
     definition, seconds = prepared.definition, dict[str, float]()
     with timed(seconds, "cut"):
         on_stage("cut", 0, 1)
-        model = cut(prepared.teacher, choose(plan, prepared.scores))
+        model = cut(prepared.start_of(plan), choose(plan, prepared.scores))
     quantities = {}
     with timed(seconds, "measure"):
         on_stage("measure", 0, 1)

@@ -1,7 +1,7 @@
 """What is the same for all trials of a study: made once, found again in the artifact folder.
 
-rows ──► tokens ──► dense teacher ─┬─► its logits on the training rows
-                                   └─► importance of every head and neuron
+rows ──► tokens ──► dense teacher ─┬─► its logits on the training rows ───┬─► super-network, if asked for
+                                   └─► importance of every head and neuron ┘
 
 A worker that joins a study needs neither the checkpoint nor the data: the study says by which hashes each of these is
 found among the artifacts.
@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from objectives import Conditions, MeasurementUnavailable, Objective, built_in, resolve
+from search import supernets
 from search.artifacts import Artifacts, digest, digest_of_files
 from search.bert.checkpoint import (
     PrunedBertForSequenceClassification,
@@ -37,6 +38,7 @@ from search.bert.recovery import cross_entropy
 from search.bert.splitting import load_splits
 from search.bert.surgery import shape_of
 from search.bert.training import Schedule, score, train
+from search.costs import noted
 from search.definition import Definition
 from search.errors import TrialError, UserError
 from search.plan import Plan, Shape, encoder_parameters
@@ -68,6 +70,8 @@ class Prepared:
         content: Hashes of the rows and of the dense model's making.
         machine: Device and threads that latencies are measured with.
         seconds: What the preparation took now, by stage; near 0 where it was found in the artifact folder.
+        supernet: The super-network, where trials are cut from it; else None.
+        cost: Seconds that each artifact took when it was really made, by kind; those that noted none are missing.
     """
 
     definition: Definition
@@ -84,11 +88,17 @@ class Prepared:
     content: dict[str, str]
     machine: str
     seconds: dict[str, float]
+    supernet: PrunedBertForSequenceClassification | None = None
+    cost: dict[str, float] = field(default_factory=dict)
 
     @property
     def shape(self) -> Shape:
         """Sizes of the dense model."""
         return self.space.shape
+
+    def start_of(self, plan: Plan) -> PrunedBertForSequenceClassification:
+        """The model that a plan is cut from: the dense plan from the teacher, which is what the others compare with."""
+        return self.teacher if self.supernet is None or plan == Plan.dense(self.shape) else self.supernet
 
 
 def prepare(
@@ -170,6 +180,8 @@ def prepare(
         content=made.content,
         machine=here,
         seconds=seconds,
+        supernet=made.supernet,
+        cost=_cost(definition, artifacts, made.content),
     )
 
 
@@ -183,6 +195,7 @@ class _Made:
     pad_id: int
     logits: Tensor
     scores: Scores
+    supernet: PrunedBertForSequenceClassification | None
 
 
 def _made(
@@ -196,8 +209,8 @@ def _made(
     """Everything, from the checkpoint and the data; what the artifacts hold is not made again."""
     dense = load_dense(definition.model, labels=len(definition.task.labels), seed=definition.engine.seed)
     tokenizer = load_tokenizer(definition.model)
-    shape = Space.of(definition.space, shape_of(dense)).shape
-    _check_fits(definition, dense, shape, tokenizer)
+    space = Space.of(definition.space, shape_of(dense))
+    _check_fits(definition, dense, space.shape, tokenizer)
     with timed(seconds, "tokens"):
         rows_key, rows = _tokens(definition, artifacts, tokenizer, content, on_stage)
     with timed(seconds, "teacher"):
@@ -210,7 +223,29 @@ def _made(
         logits = _teacher_logits(artifacts, teacher, key, rows["train"], pad_id, on_stage)
     with timed(seconds, "importance"):
         scores = _importance(definition, artifacts, teacher, key, rows["train"], pad_id, on_stage)
-    return _Made(key, rows, teacher, pad_id, logits, scores)
+    supernet = None
+    if supernets.asked_for(definition):
+        with timed(seconds, supernets.STAGE):
+            supernet = supernets.made(
+                definition,
+                artifacts,
+                teacher,
+                _importance_key(definition, key),
+                scores,
+                space,
+                rows["train"],
+                logits,
+                pad_id=pad_id,
+                on_step=on_stage,
+                on_wait=_waiting(on_stage),
+            )
+    return _Made(key, rows, teacher, pad_id, logits, scores, supernet)
+
+
+def _cost(definition: Definition, artifacts: Artifacts, content: Mapping[str, str]) -> dict[str, float]:
+    """Seconds that each artifact took when it was really made, by kind."""
+    found = {kind: artifacts.seconds(kind, hash_) for kind, hash_ in wanted(definition, content).items()}
+    return {kind: seconds for kind, seconds in found.items() if seconds is not None}
 
 
 def _waiting(on_stage: OnStage) -> Callable[[str], None]:
@@ -226,12 +261,16 @@ def wanted(definition: Definition, content: Mapping[str, str]) -> dict[str, str]
         content: Hashes that the study was created with.
     """
     key = dict(content)
-    return {
+    importance_key = _importance_key(definition, key)
+    hashes = {
         "tokens": key["rows"],
         "teacher": key["teacher"],
         "logits": digest(key),
-        "importance": digest(_importance_key(definition, key)),
+        "importance": digest(importance_key),
     }
+    if supernets.asked_for(definition):
+        hashes[supernets.KIND] = digest(supernets.key(definition, importance_key))
+    return hashes
 
 
 def _fetched(
@@ -264,6 +303,7 @@ def _fetched(
         pad_id=int(load_tokenizer(str(folders["teacher"])).pad_token_id),
         logits=load_file(folders["logits"] / "logits.safetensors")["logits"],
         scores=Scores.from_tensors(load_file(folders["importance"] / "scores.safetensors")),
+        supernet=supernets.loaded(folders[supernets.KIND], device) if supernets.KIND in folders else None,
     )
 
 
@@ -348,7 +388,7 @@ def _tokens(
             save_file(encoded.to_tensors(), folder / f"{name}.safetensors")
 
     _check_content("data", definition.data, content, "rows", digest(key))
-    folder = artifacts.made("tokens", key, make, on_wait=_waiting(on_stage))
+    folder = artifacts.made("tokens", key, noted(make), on_wait=_waiting(on_stage))
     return digest(key), _load_rows(folder)
 
 
@@ -410,7 +450,7 @@ def _teacher(
         tokenizer.save_pretrained(folder)
 
     _check_content("checkpoint", definition.model, content, "teacher", digest(key))
-    folder = artifacts.made("teacher", key, make, on_wait=_waiting(on_stage))
+    folder = artifacts.made("teacher", key, noted(make), on_wait=_waiting(on_stage))
     return digest(key), _moved(load(folder), device)
 
 
@@ -435,7 +475,7 @@ def _teacher_logits(
         )
         save_file({"logits": logits}, folder / "logits.safetensors")
 
-    folder = artifacts.made("logits", key, make, on_wait=_waiting(on_stage))
+    folder = artifacts.made("logits", key, noted(make), on_wait=_waiting(on_stage))
     return load_file(folder / "logits.safetensors")["logits"]
 
 
@@ -462,7 +502,7 @@ def _importance(
         scores = importance(settings.method, teacher, batches(), seed=seed)
         save_file(scores.to_tensors(), folder / "scores.safetensors")
 
-    folder = artifacts.made("importance", _importance_key(definition, key), make, on_wait=_waiting(on_stage))
+    folder = artifacts.made("importance", _importance_key(definition, key), noted(make), on_wait=_waiting(on_stage))
     return Scores.from_tensors(load_file(folder / "scores.safetensors"))
 
 
