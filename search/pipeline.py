@@ -94,6 +94,7 @@ def _evaluate(prepared: Prepared, plan: Plan, seed: int, on_stage: OnStage) -> E
                 pad_id=prepared.pad_id,
                 seed=seed,
                 on_step=lambda done, total: on_stage("recover", done, total),
+                teacher=prepared.teacher,
             )
     with timed(seconds, "score"):
         logits = score(

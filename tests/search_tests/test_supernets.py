@@ -1,5 +1,6 @@
 """The super-network of a study: made once and only if asked for, found by those who join, what its trials cut."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -196,6 +197,16 @@ def test_its_slices_are_re_fitted_and_recovered_like_others(prepared: Prepared) 
         small, prepared.train, prepared.teacher_logits, settings, pad_id=prepared.pad_id, seed=0, on_step=ignore
     )  # fmt: skip
     assert score(small, prepared.selection, pad_id=prepared.pad_id, batch_size=64, precision="fp32").isfinite().all()
+
+
+@pytest.mark.parametrize(("weight", "passes"), [(0.0, 0), (1.0, 2)])
+def test_a_trial_runs_the_teacher_only_for_hidden_states(weight: float, passes: int, prepared: Prepared) -> None:
+    calls: list[int] = []
+    definition = with_part(prepared.definition, "recovery", steps=2, hidden_weight=weight)
+    handle = prepared.teacher.register_forward_hook(lambda *_given: calls.append(1))
+    evaluate(dataclasses.replace(prepared, definition=definition), HALF, seed=1, on_stage=ignore)
+    handle.remove()
+    assert len(calls) == passes
 
 
 # --- interruptions
