@@ -17,6 +17,7 @@ from search.definition import (
     Range,
     RecoverySettings,
     SpaceSettings,
+    SupernetSettings,
     Task,
     TeacherSettings,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "Range",
     "RecoverySettings",
     "SpaceSettings",
+    "SupernetSettings",
     "Task",
     "TeacherSettings",
     "run",

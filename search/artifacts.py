@@ -7,7 +7,8 @@
         manifest.json         SHA-256 of each file: what does not match is made again, never trusted
       teacher-3f0c….lock      held while it is made, so that others wait; released by the system if the maker dies
 
-A folder appears under its name in one step, after it is complete: an interruption leaves only a `.making-…` folder.
+A folder appears under its name in one step, after it is complete: an interruption leaves only a `.making-…` folder, and
+of a long making its state, in a `.unfinished-…` file that the next maker goes on from.
 
 Where machines share a store (`search.stores`), the folder is this machine's copy of it:
 
@@ -29,7 +30,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from search import folders, full_disk, locks, makers, manifests, stores
+from search import costs, folders, full_disk, locks, makers, manifests, stores
 from search.errors import UserError
 from search.stores import NotWholeError, Store
 
@@ -38,6 +39,8 @@ OnWait = Callable[[str], None]
 
 _PROGRESS = ".progress"
 """File in the `.making-…` folder with what the maker last said; it goes with the folder."""
+
+_UNFINISHED = ".unfinished-"
 
 _SAY_EVERY_S = 0.5
 
@@ -124,6 +127,27 @@ class Artifacts:
             with self._writing(kind, target, on_wait):
                 self._settle(kind, target, key, make, on_wait)
         return target
+
+    def unfinished(self, kind: str, key: dict[str, Any]) -> Path:
+        """File that the maker of a thing may keep its state in, to go on from there after an interruption.
+
+        Only while it makes the thing may it touch the file, so that nobody else does. It stays on this machine, and is
+        removed when the thing is there.
+
+        Args:
+            kind: What it is.
+            key: Everything that determines its content.
+        """
+        return self.folder / f"{_UNFINISHED}{self._target(kind, digest(key)).name}"
+
+    def seconds(self, kind: str, digest_: str) -> float | None:
+        """Seconds that the making of a thing took, wherever it was made; None where its maker did not note them.
+
+        Args:
+            kind: What it is.
+            digest_: `digest` of the key that it was made with.
+        """
+        return costs.read(self._target(kind, digest_))
 
     def say(self, stage: str, done: int, total: int) -> None:
         """Let those who wait for what this thread makes know how far it is; without effect while it makes nothing.
@@ -257,6 +281,8 @@ class Artifacts:
             yield making
             shutil.rmtree(target, ignore_errors=True)
             making.rename(target)
+            for state in self.folder.glob(f"{_UNFINISHED}{target.name}*"):
+                state.unlink(missing_ok=True)
         finally:
             self._thread.making = None
             shutil.rmtree(making, ignore_errors=True)

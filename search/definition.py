@@ -158,9 +158,35 @@ class ImportanceSettings(Part):
     """Training rows that the score is averaged over; magnitude and random need none."""
 
 
+class SupernetSettings(Part):
+    """The super-network, trained once per study so that all plans cut from it work; see recovery.start."""
+
+    steps: int = Field(default=200, ge=1)
+    """Optimizer steps; each trains the dense model, the smallest plan and the random plans on the same sentences."""
+    plans: int = Field(default=1, ge=0)
+    """Random plans per step: a size first, then how it is spread over the layers."""
+    smallest: Ratio = 0.125
+    """Smallest size: the share of heads and of neuron blocks that the smallest plan keeps in every layer, raised to
+    where the space begins."""
+    batch_size: int = Field(default=32, ge=1)
+    """Sentences per step."""
+    learning_rate: float = Field(default=1e-4, gt=0, lt=1)
+    """Peak learning rate of AdamW."""
+    warmup: Ratio = 0.1
+    """Share of the steps in which the learning rate rises; afterwards it falls linearly to zero."""
+    weight_decay: float = Field(default=0.01, ge=0)
+    """Decoupled weight decay of the matrices; biases and LayerNorm have none."""
+    distillation: Ratio = 0.9
+    """Weight of the distillation loss; the rest is cross-entropy on the labels."""
+    temperature: float = Field(default=2.0, gt=0)
+    """Softmax temperature of teacher and super-network in the distillation loss."""
+
+
 class RecoverySettings(Part):
     """How a cut model is brought back: least squares first, then a brief fine-tune."""
 
+    start: Literal["dense", "supernet"] = "dense"
+    """What a plan is cut from: the dense model, or the super-network, after which few steps or none are needed."""
     refit_rows: int = Field(default=0, ge=0)
     """Training rows for the least-squares re-fit after the cut; 0 leaves it out. With 512 it brought back as much as 50
     distilled steps, and nothing on top of them (studies/results/recovery-quick.json): use it with few steps or none."""
@@ -178,6 +204,9 @@ class RecoverySettings(Part):
     """Weight of the distillation loss; the rest is cross-entropy on the labels."""
     temperature: float = Field(default=2.0, gt=0)
     """Softmax temperature of teacher and student in the distillation loss."""
+    hidden_weight: float = Field(default=0.0, ge=0)
+    """Weight of the distance between the hidden states of teacher and student after each layer, beside the other
+    losses. Above 0 every step also runs the dense teacher, which a step of a small model feels most; 0 never does."""
     dropout: Ratio = 0.0
     """Dropout of the recovery. 0 was better and faster on the quickstart (studies/results/first-runs.md)."""
     train_embeddings: bool = False
@@ -277,6 +306,8 @@ class Definition(Part):
     """Which heads and neurons stay."""
     recovery: RecoverySettings = RecoverySettings()
     """How a cut model is brought back."""
+    supernet: SupernetSettings = SupernetSettings()
+    """The super-network that plans are cut from where recovery.start is supernet."""
     objectives: tuple[str, ...] = Field(default=("metric", "parameters", "latency_ms", "energy_mj"), min_length=1)
     """The vector a trial returns; metric stands for the task's metric."""
     constraints: dict[str, Bound] = {}

@@ -61,7 +61,7 @@ def _evaluate(prepared: Prepared, plan: Plan, seed: int, on_stage: OnStage) -> E
     definition, seconds = prepared.definition, dict[str, float]()
     with timed(seconds, "cut"):
         on_stage("cut", 0, 1)
-        model = cut(prepared.teacher, choose(plan, prepared.scores), directions=prepared.directions)
+        model = cut(prepared.start_of(plan), choose(plan, prepared.scores), directions=prepared.directions)
     quantities = {}
     with timed(seconds, "measure"):
         on_stage("measure", 0, 1)
@@ -94,6 +94,7 @@ def _evaluate(prepared: Prepared, plan: Plan, seed: int, on_stage: OnStage) -> E
                 pad_id=prepared.pad_id,
                 seed=seed,
                 on_step=lambda done, total: on_stage("recover", done, total),
+                teacher=prepared.teacher,
             )
     with timed(seconds, "score"):
         logits = score(

@@ -1,9 +1,9 @@
 """What is the same for all trials of a study: made once, found again in the artifact folder.
 
-rows ──► tokens ──► dense teacher ─┬─► its logits on the training rows
+rows ──► tokens ──► dense teacher ─┬─► its logits on the training rows ────┬─► super-network, if asked for
+           │                       ├─► importance of every head and neuron ┘
+           │                       └─► directions of its word embeddings, where their rank is a dimension
            └ with space.vocabulary = train of a smaller vocabulary; the teacher then has its rows only
-                                   ├─► importance of every head and neuron
-                                   └─► directions of its word embeddings, where their rank is a dimension
 
 A worker that joins a study needs neither the checkpoint nor the data: the study says by which hashes each of these is
 found among the artifacts.
@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from objectives import Conditions, MeasurementUnavailable, Objective, built_in, resolve
+from search import supernets
 from search.artifacts import Artifacts, digest, digest_of_files
 from search.bert.checkpoint import (
     PrunedBertForSequenceClassification,
@@ -42,6 +43,7 @@ from search.bert.surgery import WORDS, shape_of
 from search.bert.training import Schedule, score, train
 from search.bert.vocabulary import FILE as VOCABULARY
 from search.bert.vocabulary import Reduction, keep_tokens, reduction, write_tokenizer
+from search.costs import noted
 from search.definition import Definition
 from search.errors import TrialError, UserError
 from search.plan import Plan, Shape, encoder_parameters
@@ -82,6 +84,8 @@ class Prepared:
         directions: Directions of the word embeddings (H, H), those first that stay longest; None where their rank is no
             dimension.
         vocabulary: What is kept of the checkpoint's vocabulary; None where all of it is.
+        supernet: The super-network, where trials are cut from it; else None.
+        cost: Seconds that each artifact took when it was really made, by kind; those that noted none are missing.
     """
 
     definition: Definition
@@ -100,11 +104,17 @@ class Prepared:
     seconds: dict[str, float]
     directions: Tensor | None = None
     vocabulary: Reduction | None = None
+    supernet: PrunedBertForSequenceClassification | None = None
+    cost: dict[str, float] = field(default_factory=dict)
 
     @property
     def shape(self) -> Shape:
         """Sizes of the dense model."""
         return self.space.shape
+
+    def start_of(self, plan: Plan) -> PrunedBertForSequenceClassification:
+        """The model that a plan is cut from: the dense plan from the teacher, which is what the others compare with."""
+        return self.teacher if self.supernet is None or plan == Plan.dense(self.shape) else self.supernet
 
 
 def prepare(
@@ -188,6 +198,8 @@ def prepare(
         seconds=seconds,
         directions=made.directions,
         vocabulary=made.vocabulary,
+        supernet=made.supernet,
+        cost=_cost(definition, artifacts, made.content),
     )
 
 
@@ -203,6 +215,7 @@ class _Made:
     scores: Scores
     directions: Tensor | None
     vocabulary: Reduction | None
+    supernet: PrunedBertForSequenceClassification | None
 
 
 def _made(
@@ -216,8 +229,8 @@ def _made(
     """Everything, from the checkpoint and the data; what the artifacts hold is not made again."""
     dense = load_dense(definition.model, labels=len(definition.task.labels), seed=definition.engine.seed)
     tokenizer = load_tokenizer(definition.model)
-    shape = Space.of(definition.space, shape_of(dense)).shape
-    _check_fits(definition, dense, shape, tokenizer)
+    space = Space.of(definition.space, shape_of(dense))
+    _check_fits(definition, dense, space.shape, tokenizer)
     with timed(seconds, "tokens"):
         rows_key, folder = _tokens(definition, artifacts, tokenizer, content, on_stage)
     rows, reduced = _load_rows(folder), _load_reduction(folder)
@@ -235,7 +248,29 @@ def _made(
     with timed(seconds, "importance"):
         scores = _importance(definition, artifacts, teacher, key, rows["train"], pad_id, on_stage)
     found = _directions(artifacts, teacher, key, rows["train"], on_stage) if definition.space.factorises else None
-    return _Made(key, rows, teacher, pad_id, logits, scores, found, reduced)
+    supernet = None
+    if supernets.asked_for(definition):
+        with timed(seconds, supernets.STAGE):
+            supernet = supernets.made(
+                definition,
+                artifacts,
+                teacher,
+                _importance_key(definition, key),
+                scores,
+                space,
+                rows["train"],
+                logits,
+                pad_id=pad_id,
+                on_step=on_stage,
+                on_wait=_waiting(on_stage),
+            )
+    return _Made(key, rows, teacher, pad_id, logits, scores, found, reduced, supernet)
+
+
+def _cost(definition: Definition, artifacts: Artifacts, content: Mapping[str, str]) -> dict[str, float]:
+    """Seconds that each artifact took when it was really made, by kind."""
+    found = {kind: artifacts.seconds(kind, hash_) for kind, hash_ in wanted(definition, content).items()}
+    return {kind: seconds for kind, seconds in found.items() if seconds is not None}
 
 
 def _waiting(on_stage: OnStage) -> Callable[[str], None]:
@@ -251,13 +286,17 @@ def wanted(definition: Definition, content: Mapping[str, str]) -> dict[str, str]
         content: Hashes that the study was created with.
     """
     key = dict(content)
-    return {
+    importance_key = _importance_key(definition, key)
+    hashes = {
         "tokens": key["rows"],
         "teacher": key["teacher"],
         "logits": digest(key),
-        "importance": digest(_importance_key(definition, key)),
+        "importance": digest(importance_key),
         **({"directions": digest(key)} if definition.space.factorises else {}),
     }
+    if supernets.asked_for(definition):
+        hashes[supernets.KIND] = digest(supernets.key(definition, importance_key))
+    return hashes
 
 
 def _fetched(
@@ -292,6 +331,7 @@ def _fetched(
         scores=Scores.from_tensors(load_file(folders["importance"] / "scores.safetensors")),
         directions=load_file(folders["directions"] / DIRECTIONS)["directions"] if "directions" in folders else None,
         vocabulary=_load_reduction(folders["tokens"]),
+        supernet=supernets.loaded(folders[supernets.KIND], device) if supernets.KIND in folders else None,
     )
 
 
@@ -385,7 +425,7 @@ def _tokens(
             save_file(encoded.to_tensors(), folder / f"{name}.safetensors")
 
     _check_content("data", definition.data, content, "rows", digest(key))
-    folder = artifacts.made("tokens", key, make, on_wait=_waiting(on_stage))
+    folder = artifacts.made("tokens", key, noted(make), on_wait=_waiting(on_stage))
     return digest(key), folder
 
 
@@ -454,7 +494,7 @@ def _teacher(
         tokenizer.save_pretrained(folder)
 
     _check_content("checkpoint", definition.model, content, "teacher", digest(key))
-    folder = artifacts.made("teacher", key, make, on_wait=_waiting(on_stage))
+    folder = artifacts.made("teacher", key, noted(make), on_wait=_waiting(on_stage))
     return digest(key), _moved(load(folder), device)
 
 
@@ -479,7 +519,7 @@ def _teacher_logits(
         )
         save_file({"logits": logits}, folder / "logits.safetensors")
 
-    folder = artifacts.made("logits", key, make, on_wait=_waiting(on_stage))
+    folder = artifacts.made("logits", key, noted(make), on_wait=_waiting(on_stage))
     return load_file(folder / "logits.safetensors")["logits"]
 
 
@@ -506,7 +546,7 @@ def _importance(
         scores = importance(settings.method, teacher, batches(), seed=seed)
         save_file(scores.to_tensors(), folder / "scores.safetensors")
 
-    folder = artifacts.made("importance", _importance_key(definition, key), make, on_wait=_waiting(on_stage))
+    folder = artifacts.made("importance", _importance_key(definition, key), noted(make), on_wait=_waiting(on_stage))
     return Scores.from_tensors(load_file(folder / "scores.safetensors"))
 
 
@@ -524,7 +564,7 @@ def _directions(
         table = teacher.get_submodule(WORDS).get_parameter("weight")
         save_file({"directions": directions(table, frequencies(rows, len(table)))}, folder / DIRECTIONS)
 
-    folder = artifacts.made("directions", key, make, on_wait=_waiting(on_stage))
+    folder = artifacts.made("directions", key, noted(make), on_wait=_waiting(on_stage))
     return load_file(folder / DIRECTIONS)["directions"]
 
 

@@ -111,6 +111,7 @@ def begin(start: Start, place: Place, limits: Limits, listener: Listener) -> boo
         content=prepared.content,
         machine=prepared.machine,
         ladder=ladder(prepared.space, prepared.scores, sizes=definition.engine.ladder, tilts=definition.engine.tilts),
+        preparation=prepared.cost,
     )
     if worker_name() is None:  # a launched worker that starts again must not take back what was raised meanwhile
         studies.set_trials(study, definition)

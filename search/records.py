@@ -101,6 +101,7 @@ class StudyRecord:
         objectives: Its objectives, in the order of the vector.
         shape: Sizes of the dense model.
         records: All trials, by number.
+        preparation: Seconds that each artifact took when it was really made, by kind; empty where that is not known.
     """
 
     name: str
@@ -108,6 +109,7 @@ class StudyRecord:
     objectives: tuple[ObjectiveInfo, ...]
     shape: Shape
     records: tuple[Record, ...]
+    preparation: dict[str, float] = field(default_factory=dict)
 
     @property
     def complete(self) -> tuple[Record, ...]:

@@ -25,6 +25,7 @@ from search.events import Reporter, stop_with_parent, worker_name
 from search.limits import Limits
 from search.listener import Listener
 from search.progress import Display
+from search.sentences import minutes
 from search.space import Space
 
 if TYPE_CHECKING:
@@ -493,6 +494,10 @@ def _close(console: Console, result: "StudyRecord", *, url: str, given: str | No
         f"see one trial: paretobert show {result.name} {example}{where}",
     ):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if result.preparation:
+        parts = ", ".join(f"{kind} {minutes(spent)}" for kind, spent in result.preparation.items() if spent >= 1)
+        line = f"preparation:   {minutes(sum(result.preparation.values()))}, once" + (f" ({parts})" if parts else "")
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     dense = result.dense
     volume = hypervolume(result)
     summary = {
@@ -502,6 +507,7 @@ def _close(console: Console, result: "StudyRecord", *, url: str, given: str | No
         "front": len(members),
         "hypervolume": None if volume is None else round(volume, 5),
         "seconds": round(seconds, 1),
+        "preparation_seconds": round(sum(result.preparation.values()), 1) if result.preparation else None,
         f"dense_{result.definition.task.metric}": None if dense is None else dense.value(result.definition.task.metric),
         "points": points(result),
     }

@@ -30,10 +30,25 @@ def choose(plan: Plan, scores: Scores) -> Kept:
     )
 
 
+def ranking(scores: Tensor) -> Tensor:
+    """Indices of each layer's units from the highest score to the lowest, equal scores by index.
+
+    Args:
+        scores: Scores (layers, units).
+
+    Returns:
+        Indices (layers, units), int64: the first n of a row are the n units that `choose` keeps of that layer.
+
+    Example:
+        >>> ranking(torch.tensor([[0.5, 2.0, 0.5]])).tolist()
+        [[1, 0, 2]]
+    """
+    return torch.sort(scores, dim=1, descending=True, stable=True).indices
+
+
 def _best(kind: str, counts: tuple[int, ...], scores: Tensor) -> tuple[tuple[int, ...], ...]:
     """Indices of the `counts[i]` highest values of row i of `scores` (layers, units), ascending."""
     layers, units = scores.shape
     if len(counts) != layers or max(counts) > units:
         raise ValueError(f"the plan keeps {counts} {kind}: the scores are of {layers} layers with {units} each")
-    ranked = torch.sort(scores, dim=1, descending=True, stable=True).indices.tolist()
-    return tuple(tuple(sorted(row[:count])) for row, count in zip(ranked, counts, strict=True))
+    return tuple(tuple(sorted(row[:count])) for row, count in zip(ranking(scores).tolist(), counts, strict=True))

@@ -1,7 +1,7 @@
 """Train a cut model back: cross-entropy on the labels, and distillation from the dense teacher.
 
 The teacher's logits on the training rows are computed once per study, so that a step costs one forward and one backward
-pass of the cut model, and none of the teacher.
+pass of the cut model, and none of the teacher. Only the hidden states, where they are asked for, need one.
 """
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from search.bert.encoding import Encoded
+from search.bert.hidden import WithTeacher
 from search.bert.pruned import word_table
 from search.bert.training import Loss, OnStep, Schedule, train
 from search.definition import RecoverySettings
@@ -55,6 +56,7 @@ def recover(
     pad_id: int,
     seed: int,
     on_step: OnStep,
+    teacher: nn.Module | None = None,
 ) -> None:
     """Recover a cut model in place.
 
@@ -69,9 +71,12 @@ def recover(
         pad_id: Number of the padding token.
         seed: Seed of the batches' order and of dropout.
         on_step: Told after each step.
+        teacher: The dense model in evaluation mode, on the same device. It runs only where hidden states are compared,
+            and is never changed.
 
     Raises:
         TrialError: If the loss stops being a finite number.
+        ValueError: If hidden states are to be compared without a teacher.
     """
     device = next(model.parameters()).device
     for module in model.modules():
@@ -82,6 +87,12 @@ def recover(
     loss = cross_entropy()
     if settings.distillation > 0:
         loss = distillation(teacher_logits.to(device), weight=settings.distillation, temperature=settings.temperature)
+    trained = model
+    if settings.hidden_weight > 0:
+        if teacher is None:
+            raise ValueError(f"hidden_weight is {settings.hidden_weight}: comparing hidden states needs the teacher")
+        trained = pair = WithTeacher(model, teacher)
+        loss = pair.loss(loss, weight=settings.hidden_weight)
     schedule = Schedule(
         steps=settings.steps,
         batch_size=settings.batch_size,
@@ -90,5 +101,5 @@ def recover(
         weight_decay=settings.weight_decay,
         precision=settings.precision,
     )
-    train(model, rows, loss, schedule, pad_id=pad_id, seed=seed, on_step=on_step)
+    train(trained, rows, loss, schedule, pad_id=pad_id, seed=seed, on_step=on_step)
     embeddings.requires_grad_(True)

@@ -104,7 +104,7 @@ def train(
         TrialError: If the loss stops being a finite number.
     """
     device = next(model.parameters()).device
-    optimizer = torch.optim.AdamW(_groups(model, schedule.weight_decay), lr=schedule.learning_rate, fused=True)
+    optimizer = torch.optim.AdamW(parameter_groups(model, schedule.weight_decay), lr=schedule.learning_rate, fused=True)
     batches = training_batches(rows, batch_size=schedule.batch_size, seed=seed)
     model.train()
     with _seeded(device, seed):
@@ -178,7 +178,7 @@ def score(
     return result
 
 
-def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
     """Matrices with weight decay; biases and LayerNorm, which have one dimension, without."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     return [

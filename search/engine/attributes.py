@@ -15,6 +15,8 @@ MACHINE = "measured on"
 """Device and threads; the same for all trials."""
 POPULATION = "population"
 """Plans per generation, fixed when the study was created."""
+PREPARATION = "preparation [s]"
+"""What each artifact took when it was really made, by kind: what the search owes beside its trials."""
 UNFINISHED = "unfinished copy"
 """Whether the study is being copied from elsewhere; the next copy begins anew where it finds this."""
 

@@ -172,6 +172,7 @@ def create(
     content: dict[str, str],
     machine: str,
     ladder: Sequence[Mapping[str, float]],
+    preparation: Mapping[str, float] | None = None,
 ) -> Study:
     """Create the study, or complete one whose creation was interrupted, or open the one that exists.
 
@@ -184,6 +185,7 @@ def create(
         content: Hashes of the rows and of the dense model's making.
         machine: Device and threads that latencies are measured with.
         ladder: Plans to begin with, as ratios by dimension.
+        preparation: Seconds that each artifact took when it was really made, by kind.
 
     Returns:
         The study, with the dense model and then the ladder queued.
@@ -206,6 +208,7 @@ def create(
         study.set_user_attr(attributes.ENERGY_SOURCE, energy_source)
         study.set_user_attr(attributes.CONTENT, content)
         study.set_user_attr(attributes.MACHINE, machine)
+        study.set_user_attr(attributes.PREPARATION, dict(preparation or {}))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             study.set_metric_names([_axis(objective) for objective in objectives])
@@ -260,6 +263,7 @@ def read(study: Study) -> StudyRecord:
         objectives=about.objectives,
         shape=about.shape,
         records=tuple(record(trial, names) for trial in study.get_trials(deepcopy=False)),
+        preparation=study.user_attrs.get(attributes.PREPARATION, {}),
     )
 
 

@@ -18,11 +18,13 @@ import torch
 from search import Definition, ImportanceSettings, LatencySettings, RecoverySettings, Task, TeacherSettings
 
 
-def arguments(description: str) -> argparse.Namespace:
-    """The command line: `quick` and `json`."""
+def arguments(description: str, **flags: str) -> argparse.Namespace:
+    """The command line: `quick`, `json`, and a script's own flags with their help texts."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="a few minutes on two cores, smaller numbers")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result to this file")
+    for name, text in flags.items():
+        parser.add_argument(f"--{name}", action="store_true", help=text)
     return parser.parse_args()
 
 

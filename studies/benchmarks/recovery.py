@@ -5,6 +5,8 @@
     keep ratio   0.5, 0.25 and 0.125 of the heads and neurons, in every layer
     importance   random, magnitude, fisher
     recovery     none · least squares · cross-entropy · distillation · least squares and distillation, 50 or 150 steps
+                 super-network slice, 0, 50 or 150 distilled steps (Fisher only)
+                 distillation and hidden states, 50 or 150 steps (Fisher only, with --hidden)
 
 - Model: the packaged checkpoint (6 layers of 384). Data: GLUE's SST-2 under ../shared/data/glue, or where the variable
   PARETOBERT_GLUE says.
@@ -12,10 +14,11 @@
   is fine-tuned on them once, 375 steps of 32; it is the same in all cells.
 - A seed stands for the rows that Fisher and the least squares read, for the random scores, and for the batches of the
   recovery. The spread is that of the seeds. With --quick: one seed, 50 steps, and training for Fisher only.
-- Seconds: cut, least squares and training; neither importance (once per study) nor scoring.
+- Seconds: cut, least squares and training; neither importance nor the super-network (once per study) nor scoring. What
+  the super-network took stands beside the cells: trained once for all of a seed's, with the definition's defaults but
+  for the learning rate.
 - Interrupted, it goes on where it was: the teacher and each finished cell are kept in runs/benchmarks/recovery. Take
   that folder away to measure afresh.
-- The column of the super-network is not there yet.
 """
 
 import json
@@ -35,7 +38,16 @@ from harness import arguments, finish, say
 from torch import Tensor
 
 from objectives import all_metrics
-from search import Definition, EngineSettings, ImportanceSettings, RecoverySettings, Task, TeacherSettings
+from search import (
+    Definition,
+    EngineSettings,
+    ImportanceSettings,
+    RecoverySettings,
+    SupernetSettings,
+    Task,
+    TeacherSettings,
+    supernets,
+)
 from search.artifacts import Artifacts, digest
 from search.bert.choose import choose
 from search.bert.importance import Scores, importance
@@ -53,6 +65,10 @@ RATIOS = (0.5, 0.25, 0.125)
 METHODS = ("random", "magnitude", "fisher")
 UNTRAINED = ("none", "least squares")
 TRAINED = ("cross-entropy", "distillation", "least squares and distillation")
+SLICE = "super-network slice"
+HIDDEN = "distillation and hidden states"
+HIDDEN_WEIGHT = 1.0
+"""Weight of the hidden states' distance in the column HIDDEN."""
 
 
 @dataclass(frozen=True)
@@ -83,30 +99,37 @@ def definition() -> Definition:
         teacher=TeacherSettings(epochs=1, learning_rate=2e-4),
         importance=ImportanceSettings(method="magnitude"),
         recovery=RecoverySettings(refit_rows=512, learning_rate=2e-4),
+        supernet=SupernetSettings(learning_rate=2e-4),
         objectives=("metric", "parameters"),
         engine=EngineSettings(seed=0),
     )
 
 
-def all_cells(*, quick: bool) -> list[Cell]:
+def all_cells(*, quick: bool, hidden: bool) -> list[Cell]:
     """The cells to fill, seed after seed, so that a first whole table is there early."""
+    trained = (50,) if quick else (50, 150)
+    steps_of = dict.fromkeys(UNTRAINED, (0,)) | dict.fromkeys(TRAINED, trained) | {SLICE: (0, *trained)}
+    if hidden:
+        steps_of[HIDDEN] = trained
     return [
         Cell(ratio, method, recovery, steps, seed)
         for seed in range(1 if quick else 3)
         for ratio in RATIOS
         for method in METHODS
-        for recovery in (*UNTRAINED, *TRAINED)
-        for steps in ((0,) if recovery in UNTRAINED else (50,) if quick else (50, 150))
-        if steps == 0 or method == "fisher" or not quick
+        for recovery, all_steps in steps_of.items()
+        for steps in all_steps
+        if method == "fisher" or recovery in UNTRAINED or (recovery in TRAINED and not quick)
     ]
 
 
 class Kitchen:
     """Makes the model of a cell, and scores it."""
 
-    def __init__(self, prepared: Prepared) -> None:
+    def __init__(self, prepared: Prepared, artifacts: Artifacts) -> None:
         self._prepared = prepared
+        self._artifacts = artifacts
         self.scores = cache(self._scores)
+        self.supernet = cache(self._supernet)
 
     def _scores(self, method: str, seed: int) -> Scores:
         given = self._prepared
@@ -116,6 +139,38 @@ class Kitchen:
         """Some training rows, drawn with `seed`."""
         given = self._prepared
         return fitting_batches(given.train, count, pad_id=given.pad_id, seed=seed, device=given.device)
+
+    def _supernet(self, method: str, seed: int) -> torch.nn.Module:
+        """The super-network of one importance and seed; interrupted, its training goes on."""
+        given = self._prepared
+        return supernets.made(
+            self._study(seed),
+            self._artifacts,
+            given.teacher,
+            self._determined(method, seed),
+            self.scores(method, seed),
+            given.space,
+            given.train,
+            given.teacher_logits,
+            pad_id=given.pad_id,
+            on_step=lambda name, done, total: say(f"{name} {done} of {total}") if done % 25 == 0 else None,
+            on_wait=say,
+        )
+
+    def supernet_seconds(self, cells: list[Cell]) -> float | None:
+        """Mean seconds of training a super-network of these cells; None where they have none."""
+        used = {(cell.importance, cell.seed) for cell in cells if cell.recovery == SLICE}
+        hashes = [digest(supernets.key(self._study(seed), self._determined(method, seed))) for method, seed in used]
+        seconds = [self._artifacts.seconds(supernets.KIND, hash_) for hash_ in hashes]
+        return round(statistics.mean(spent for spent in seconds if spent is not None), 1) if seconds else None
+
+    def _study(self, seed: int) -> Definition:
+        study = self._prepared.definition
+        return study.model_copy(update={"engine": study.engine.model_copy(update={"seed": seed})})
+
+    def _determined(self, method: str, seed: int) -> dict[str, Any]:
+        given = self._prepared
+        return {**given.content, "method": method, "rows": given.definition.importance.rows, "seed": seed}
 
     def accuracy(self, model: torch.nn.Module) -> float:
         """Accuracy on the official dev set."""
@@ -128,13 +183,17 @@ class Kitchen:
         given = self._prepared
         scores = self.scores(cell.importance, cell.seed)
         plan = given.space.plan(given.space.uniform(cell.ratio))
+        source = self.supernet(cell.importance, cell.seed) if cell.recovery == SLICE else given.teacher
         start = time.perf_counter()
-        model = cut(given.teacher, choose(plan, scores))
+        model = cut(source, choose(plan, scores))
         if cell.recovery.startswith("least squares"):
             refit(model, given.teacher, self._rows(given.definition.recovery.refit_rows, cell.seed))
         if cell.steps:
-            weight = given.definition.recovery.distillation if cell.recovery.endswith("distillation") else 0.0
-            settings = given.definition.recovery.model_copy(update={"steps": cell.steps, "distillation": weight})
+            settings = given.definition.recovery.model_copy(update={"steps": cell.steps})
+            if cell.recovery == "cross-entropy":
+                settings = settings.model_copy(update={"distillation": 0.0})
+            if cell.recovery == HIDDEN:
+                settings = settings.model_copy(update={"hidden_weight": HIDDEN_WEIGHT})
             recover(
                 model,
                 given.train,
@@ -143,6 +202,7 @@ class Kitchen:
                 pad_id=given.pad_id,
                 seed=cell.seed,
                 on_step=lambda _done, _total: None,
+                teacher=given.teacher,
             )
         seconds = time.perf_counter() - start
         return {"accuracy": self.accuracy(model), "seconds": round(seconds, 3)}
@@ -193,20 +253,22 @@ def table(results: list[tuple[Cell, dict[str, Any]]]) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    given = arguments(__doc__.splitlines()[0])
+    given = arguments(__doc__.splitlines()[0], hidden="also distil the hidden states, a column of its own")
     study = definition()
     say("preparing: tokens, teacher, logits")
+    artifacts = Artifacts(FOLDER)
     prepared = prepare(
         study,
-        Artifacts(FOLDER),
+        artifacts,
         device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
         own_objectives={},
         on_stage=lambda name, done, total: say(f"{name} {done} of {total}") if done % 25 == 0 else None,
     )
-    kitchen = Kitchen(prepared)
-    how = study.model_dump(mode="json", include={"importance": {"rows"}, "recovery": True})
-    key = {**prepared.content, **how, "ridge": RIDGE}
-    results = filled(kitchen, all_cells(quick=given.quick), FOLDER / f"cells-{digest(key)[:12]}.jsonl")
+    kitchen = Kitchen(prepared, artifacts)
+    how = study.model_dump(mode="json", include={"importance": {"rows"}, "recovery": True, "supernet": True})
+    key = {**prepared.content, **how, "ridge": RIDGE, "hidden_weight": HIDDEN_WEIGHT}
+    asked = all_cells(quick=given.quick, hidden=given.hidden)
+    results = filled(kitchen, asked, FOLDER / f"cells-{digest(key)[:12]}.jsonl")
     dense = kitchen.accuracy(prepared.teacher)
     cells = table(results)
     say(f"\ndense {dense:.4f}\n\nratio  importance  recovery                        steps  accuracy  spread  seconds")
@@ -223,6 +285,8 @@ def main() -> None:
             "train_rows": len(prepared.train),
             "refit_rows": study.recovery.refit_rows,
             "dense": round(dense, 4),
+            "preparation_seconds": prepared.cost,
+            "supernet_seconds": kitchen.supernet_seconds(asked),
             "cells": cells,
         },
         given.json,

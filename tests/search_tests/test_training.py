@@ -12,7 +12,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from search.bert.checkpoint import PrunedBertForSequenceClassification
 from search.bert.encoding import Encoded
 from search.bert.recovery import cross_entropy, distillation, recover
-from search.bert.training import Schedule, _groups, autocast, rate, score, train
+from search.bert.training import Schedule, autocast, parameter_groups, rate, score, train
 from search.definition import RecoverySettings
 from search.errors import TrialError
 
@@ -100,7 +100,7 @@ def test_the_learning_rate_rises_then_falls(steps: int, warmup: float) -> None:
 
 def test_biases_and_layer_norms_do_not_decay() -> None:
     candidate = model()
-    decaying, free = _groups(candidate, 0.1)
+    decaying, free = parameter_groups(candidate, 0.1)
     names = {id(p): n for n, p in candidate.named_parameters()}
     assert decaying["weight_decay"] == 0.1
     assert free["weight_decay"] == 0.0
