@@ -41,7 +41,7 @@ def test_the_end_of_a_trial_writes_all_of_it_in_few_commits(tmp_path: Path) -> N
     one, other = two(tmp_path)
     trial = one.ask()
     commits: list[object] = []
-    event.listen(one._storage._backend.engine, "commit", commits.append)
+    event.listen(one._storage.inner._backend.engine, "commit", commits.append)
     for number in range(40):
         trial.set_user_attr(f"attribute {number}", number)
     assert not commits
