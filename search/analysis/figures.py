@@ -30,6 +30,8 @@ MOST_DOMINATED = 1500
 
 GRID = "rgba(128,128,128,0.22)"
 
+COLOUR_BAR = {"tickformat": ".0%", "thickness": 12, "outlinewidth": 0}
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -162,7 +164,12 @@ def kept_by_layer(study: StudyRecord, what: str) -> go.Figure:
             colorscale="Cividis",
             xgap=1,
             ygap=1 if len(points) <= 60 else 0,
-            colorbar={"title": {"text": f"{what} kept"}, "tickformat": ".0%", "thickness": 12, "outlinewidth": 0},
+            colorbar={
+                "title": {"text": f"{what} kept", "side": "right"},
+                "tickformat": ".0%",
+                "thickness": 12,
+                "outlinewidth": 0,
+            },
             hovertemplate=f"trial %{{y}}, layer %{{x}}: %{{customdata}} of {full} {what} (%{{z:.0%}})<extra></extra>",
         )
     )
@@ -252,7 +259,7 @@ def importance_map(found: Sequence[Importance]) -> go.Figure:
             xgap=2,
             ygap=1,
             texttemplate="%{z:.0%}",
-            colorbar={"tickformat": ".0%", "thickness": 12, "outlinewidth": 0},
+            colorbar=COLOUR_BAR,
             hovertemplate="%{y}: %{z:.1%} of %{x}<extra></extra>",
         )
     )
@@ -365,7 +372,7 @@ def _bars(records: Sequence[Record], name: str, colour: str) -> dict[str, Any]:
         "symmetric": False,
         "array": [_digits(ends[1] - v) if ends else 0 for ends, v in zip(around, values, strict=True)],
         "arrayminus": [_digits(v - ends[0]) if ends else 0 for ends, v in zip(around, values, strict=True)],
-        "color": colour,
+        "color": f"rgba({int(colour[1:3], 16)},{int(colour[3:5], 16)},{int(colour[5:7], 16)},0.45)",
         "thickness": 1,
         "width": 0,
     }

@@ -66,8 +66,9 @@ def cards(study: StudyRecord) -> list[Card]:
     for share in KEEPS:
         record = smallest_that_keeps(study, share)
         if record is not None:
-            what = f"of the encoder keep {100 * share:.0f} % of the dense {metric}{_faster(study, record)}"
-            found.append(Card("Smallest encoder", short("encoder_share", _share(study, record)), what, record.trial))
+            title = f"Smallest encoder with {100 * share:.0f} % of the dense {metric}"
+            what = f"of the encoder: trial {record.trial}{_faster(study, record)}"
+            found.append(Card(title, short("encoder_share", _share(study, record)), what, record.trial))
     if len(members) > 2:
         knee = knee_of(study, members)
         found.append(Card("Knee of the front", f"trial {knee.trial}", f"{metric} {_metric(study, knee)}", knee.trial))

@@ -27,7 +27,13 @@ function shape(tag, attributes) {
 // Plotly reads tags in its texts.
 const plain = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
 const cut = (text, longest) => (text.length > longest ? text.slice(0, longest - 1) + "…" : text);
-const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+
+// The colour that a variable of the style sheet stands for under the present theme, as rgb(…).
+const probe = document.body.appendChild(element("span", { hidden: true }));
+function colour(name) {
+  probe.style.color = "var(" + name + ")";
+  return getComputedStyle(probe).color;
+}
 
 function format(column, value) {
   if (value === null || value === undefined) return "–";
@@ -166,7 +172,7 @@ function startLegend() {
 
 // ---------------------------------------------------------------- parallel coordinates
 
-const TOP = 58, BOTTOM = 26, SIDE = 34, ZONE = 40;
+const TOP = 58, BOTTOM = 26, SIDE = 36, ZONE = 40;
 
 function startCoordinates() {
   const box = find("#coordinates"), canvas = box.querySelector("canvas"), svg = box.querySelector("svg");
@@ -223,8 +229,9 @@ function startCoordinates() {
   function frame() {
     svg.replaceChildren();
     axes.forEach((axis, number) => {
-      const x = across(number), room = axes.length > 1 ? across(1) - across(0) : 200;
-      const letters = Math.max(4, Math.floor(room / 7));
+      // A name wider than its place is broken into two lines; the outer axes have the margin's width only.
+      const x = across(number), isOuter = number === 0 || number === axes.length - 1;
+      const letters = Math.max(6, Math.floor(Math.min(across(1) - across(0), isOuter ? 2 * SIDE : Infinity) / 6.4));
       const words = axis.column.label.length <= letters
         ? [axis.column.label] : axis.column.label.split(/[_ ]/).slice(0, 2).map((word) => cut(word, letters));
       words.forEach((word, line) => {
