@@ -10,6 +10,7 @@ p is the share of rows classified correctly, IQR the distance between the quarti
 
 import math
 
+import moocore
 import numpy as np
 from numpy.typing import NDArray
 
@@ -110,17 +111,24 @@ def hypervolume_interval(
     if not errors.any():
         return []
     random = np.random.default_rng(seed)
-    exact = gains(study, values)
-    drawn = [gains(study, values + errors * random.standard_normal(values.shape)) for _ in range(draws)]
     last = np.unique(np.linspace(0, len(records) - 1, moments).round().astype(int))
-    return [(positions[at], *_turned_around(exact[: at + 1], [gain[: at + 1] for gain in drawn])) for at in last]
+    measured = _growth(gains(study, values), last)
+    drawn = [_growth(gains(study, values + errors * random.standard_normal(values.shape)), last) for _ in range(draws)]
+    low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
+    # The deviations, turned around.
+    ends = zip(np.maximum(2 * measured - high, 0.0), np.minimum(2 * measured - low, 1.0), strict=True)
+    return [(positions[at], float(below), float(above)) for at, (below, above) in zip(last, ends, strict=True)]
 
 
-def _turned_around(exact: NDArray[np.float64], drawn: list[NDArray[np.float64]]) -> tuple[float, float]:
-    """The basic bootstrap's interval for the hypervolume of some points."""
-    measured = volume(exact)
-    low, high = np.quantile([volume(points) for points in drawn], [0.025, 0.975])
-    return max(0.0, 2 * measured - float(high)), min(1.0, 2 * measured - float(low))
+def _growth(points: NDArray[np.float64], last: NDArray[np.int_]) -> NDArray[np.float64]:
+    """The hypervolume of the points up to and including each of some positions, in rising order."""
+    kept, begin, volumes = points[:0], 0, []
+    for at in last:
+        kept = np.concatenate([kept, points[begin : at + 1]])
+        kept = kept[moocore.is_nondominated(kept, maximise=True)]
+        begin = at + 1
+        volumes.append(volume(kept))
+    return np.array(volumes)
 
 
 def _wilson(share: float, rows: int) -> tuple[float, float]:

@@ -116,6 +116,7 @@ function layout(plot) {
 
 const touch = matchMedia("(pointer: coarse)").matches;
 const options = {
+  showSendToCloud: false, plotlyServerURL: "", // plotly would offer to upload the chart
   responsive: true, displaylogo: false, displayModeBar: touch ? false : "hover",
   modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"], toImageButtonOptions: { filename: data.file, scale: 2 },
 };
