@@ -20,6 +20,7 @@ from search.definition import (
     Task,
     TeacherSettings,
 )
+from search.loading import load
 from search.run import run
 
 mistakes.say_in_one_sentence()
@@ -37,5 +38,6 @@ __all__ = [
     "SpaceSettings",
     "Task",
     "TeacherSettings",
+    "load",
     "run",
 ]

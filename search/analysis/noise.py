@@ -91,7 +91,7 @@ def hypervolume_interval(
 
     Args:
         study: The study. It is not changed.
-        moments: At how many trials the interval is computed at most; the last trial is always one of them.
+        moments: At how many trials the interval is computed at most; the last candidate is always one of them.
         draws: How often the values are drawn again.
         seed: Seed of the draws.
 
