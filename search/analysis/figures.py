@@ -278,7 +278,8 @@ def time_spent(study: StudyRecord) -> go.Figure:
         A bar per stage, the longest on top. Without any trace where no time was recorded.
     """
     spent = seconds_by_stage(study)
-    unit, factor = ("hours", 3600) if sum(spent.values()) > 7200 else ("minutes", 60)
+    longest = max(spent.values(), default=0.0)
+    unit, factor = ("hours", 3600) if longest > 7200 else ("minutes", 60) if longest > 120 else ("seconds", 1)
     figure = go.Figure(layout=_layout(unit, None, height=80 + 34 * max(len(spent), 2)))
     if not spent:
         return figure

@@ -65,7 +65,7 @@ def cards(study: StudyRecord) -> list[Card]:
     found.append(Card("Points on the front", f"{len(members):,}", _of_candidates(study)))
     for share in KEEPS:
         record = smallest_that_keeps(study, share)
-        if record is not None:
+        if record is not None and record.trial not in [card.trial for card in found[1:]]:
             title = f"Smallest encoder with {100 * share:.0f} % of the dense {metric}"
             what = f"of the encoder: trial {record.trial}{_faster(study, record)}"
             found.append(Card(title, short("encoder_share", _share(study, record)), what, record.trial))
