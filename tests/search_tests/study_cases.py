@@ -16,7 +16,7 @@ OBJECTIVES = (
     ObjectiveInfo("latency_ms", "ms", "minimize"),
     ObjectiveInfo("energy_mj", "mJ", "minimize"),
 )
-NASTY = "</script><script>window.broken=1</script><img src=x onerror=window.broken=1>&amp;'\"`${x}"
+NASTY = "<b>&lt;</b></script><script>window.broken=1</script><img src=x onerror=window.broken=1>&amp;'\"`${x}"
 """A name that breaks a page which does not escape it."""
 
 

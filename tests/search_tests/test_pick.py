@@ -1,5 +1,6 @@
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -161,6 +162,14 @@ def test_a_study_without_candidates_says_how_far_it_is():
     infeasible = study_of((0.9, 1, 1), (0.8, 1, 1), feasible=False)
     with pytest.raises(UserError, match=r"no trial to choose from yet; of its 2 trials, 2 are complete \(2 of them"):
         pick(infeasible)
+
+
+def test_a_preference_never_leads_to_a_trial_that_another_beats():
+    """Trial 1 has the smallest encoder, but trial 2 beats it in every objective."""
+    study = study_of((0.9, 20, 90), (0.7, 12, 50), (0.8, 10, 40))
+    plans = [Plan((4, 4), (64, 64)), Plan((1, 1), (0, 0)), Plan((2, 2), (32, 32))]
+    records = tuple(replace(record, plan=plan) for record, plan in zip(study.records, plans, strict=True))
+    assert pick(replace(study, records=records), prefer="encoder_share").record.trial == 2
 
 
 def test_the_knee_is_where_the_curve_bends_most():

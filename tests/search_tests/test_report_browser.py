@@ -193,6 +193,7 @@ def test_names_that_would_break_a_page_are_only_text(open_report: Callable[..., 
     x, y, _trial = page.evaluate(POINT, ["scatter-0", "front"])
     page.mouse.move(x, y)
     page.wait_for_function("document.querySelector('#scatter-0 .hoverlayer').textContent.includes('heads')")
+    assert NASTY[:39] + "…" in page.locator("#scatter-0 .hoverlayer").text_content()
     page.mouse.click(x, y)
     assert page.evaluate("window.broken") is None
     assert page.locator("img").count() == 0
