@@ -21,6 +21,7 @@ from search.definition import (
     Task,
     TeacherSettings,
 )
+from search.loading import load
 from search.run import run
 
 mistakes.say_in_one_sentence()
@@ -39,5 +40,6 @@ __all__ = [
     "SupernetSettings",
     "Task",
     "TeacherSettings",
+    "load",
     "run",
 ]

@@ -8,6 +8,8 @@ Without `--storage` it is `PARETOBERT_STORAGE`, else the SQLite file that a stud
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -47,6 +49,9 @@ def front(
     study: Study,
     storage: Storage = None,
     csv: Annotated[Path | None, typer.Option(help="Write the front to this CSV file.", show_default=False)] = None,
+    parquet: Annotated[
+        Path | None, typer.Option(help="Write the front to this Parquet file.", show_default=False)
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the front as one line of JSON.")] = False,
 ) -> None:
     """Print the front: the trials that no other trial beats in everything."""
@@ -55,12 +60,11 @@ def front(
 
     result = _read(study, storage)
     if csv is not None:
-        try:
+        with _writing(csv, "--csv"):
             front_frame(result).to_csv(csv, index=False)
-        except OSError as error:
-            raise UserError(
-                f"the file '{csv}' cannot be written ({error.strerror or error}); name another with --csv"
-            ) from None
+    if parquet is not None:
+        with _writing(parquet, "--parquet"):
+            front_frame(result).to_parquet(parquet, index=False)
     if as_json:
         print(json.dumps({"study": study, "hypervolume": hypervolume(result), "points": points(result)}))
     else:
@@ -82,6 +86,64 @@ def show(
             f"trial is {trial}; the study {study!r} has the trials 0 to {len(result.records) - 1}; name one of these"
         )
     make_console().print(render_trial(result, result.records[trial]))
+
+
+@app.command()
+def pick(
+    study: Study,
+    storage: Storage = None,
+    at_least: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Smallest allowed value, accuracy=0.91, say.", show_default=False),
+    ] = None,
+    at_most: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Largest allowed value, latency_ms=5, say.", show_default=False),
+    ] = None,
+    prefer: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="What shall be best; by default the first objective.", show_default=False),
+    ] = None,
+    knee: Annotated[
+        bool, typer.Option("--knee", help="Take the best compromise: the smallest Manhattan distance to the ideal.")
+    ] = False,
+    plain: Annotated[bool, typer.Option("--plain", help="Print only the number of the trial, for scripts.")] = False,
+) -> None:
+    """Choose one point of the front, or say which bound rules everything out."""
+    from search.analysis.pick import pick as pick_from
+    from search.analysis.table import render_records
+
+    result = _read(study, storage)
+    least, most = _bounds("--at-least", at_least), _bounds("--at-most", at_most)
+    choice = pick_from(result, at_least=least, at_most=most, prefer=prefer, knee=knee)
+    if plain:
+        print(choice.record.trial)
+        return
+    console = make_console()
+    title = f"Trial {choice.record.trial} of study {result.name}"
+    console.print(render_records(result, [choice.record], title=title))
+    for sentence in choice.why:
+        console.print(sentence, markup=False, highlight=False)
+
+
+@app.command()
+def report(
+    study: Study,
+    out: Annotated[Path, typer.Option(help="HTML file to write.", show_default=False)],
+    storage: Storage = None,
+    show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+) -> None:
+    """Write everything about a study into one HTML file that opens without a network."""
+    import webbrowser
+
+    from search.analysis.report import render_report
+
+    page = render_report(_read(study, storage))
+    with _writing(out, "--out"):
+        out.write_text(page, encoding="utf-8")
+    print(f"{out} ({out.stat().st_size / 1e6:.1f} MB)")
+    if show:
+        webbrowser.open(out.absolute().as_uri())
 
 
 @app.command()
@@ -277,7 +339,35 @@ def doctor() -> None:
 
 
 def _read(study: str, storage: str | None) -> "StudyRecord":
-    from search.engine import storage as storages
-    from search.engine import study as studies
+    from search.loading import load
 
-    return studies.read(studies.get(storages.open_storage(storage or default_storage(study), create=False), study))
+    return load(study, storage)
+
+
+@contextmanager
+def _writing(file: Path, option: str) -> Iterator[None]:
+    """Say in one sentence that a file cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"the file '{file}' cannot be written ({error.strerror or error}); name another with {option}"
+        ) from None
+
+
+def _bounds(option: str, given: list[str] | None) -> dict[str, float]:
+    """The bounds of a repeated option `NAME=VALUE`."""
+    bounds = {}
+    for text in given or ():
+        name, equals, value = text.partition("=")
+        try:
+            number = float(value)
+        except ValueError:
+            equals = ""
+            number = 0.0
+        if not (name and equals):
+            raise UserError(f"{option} is {text!r}; write NAME=VALUE with a number, for example accuracy=0.91")
+        if name in bounds:
+            raise UserError(f"{option} names {name!r} twice; give one bound")
+        bounds[name] = number
+    return bounds

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from typing import Any, Literal
 
 from search.definition import Definition
@@ -27,6 +28,12 @@ class ObjectiveInfo:
     unit: str
     direction: Literal["maximize", "minimize"]
 
+    @property
+    def label(self) -> str:
+        """The name with its unit, for an axis or a column: `size [MB]`, and `latency_ms`, which says it already."""
+        says_it = not self.unit or self.unit == self.name or self.name.lower().endswith(f"_{self.unit.lower()}")
+        return self.name if says_it else f"{self.name} [{self.unit}]"
+
 
 @dataclass(frozen=True)
 class Record:
@@ -48,6 +55,8 @@ class Record:
         role: `dense`, `ladder` or `search`.
         failure: Reason of a failed trial, else None.
         conditions: Device, threads, versions and the source of the energy figure.
+        energy_j: Energy that the trial's worker used since its trial before, in joules, as its device's counter says;
+            None where no counter could be read.
     """
 
     trial: int
@@ -64,6 +73,7 @@ class Record:
     role: str = "search"
     failure: str | None = None
     conditions: dict[str, Any] = field(default_factory=dict)
+    energy_j: float | None = None
 
     def value(self, name: str) -> float:
         """A measured quantity by name, objective or not.
@@ -116,7 +126,7 @@ class StudyRecord:
         """The trials that have values."""
         return tuple(record for record in self.records if record.state == "complete")
 
-    @property
+    @cached_property  # asked for once per row of a table
     def dense(self) -> Record | None:
         """The trial that evaluated the dense model, or None where there is none yet."""
         return next((record for record in self.complete if record.role == "dense"), None)

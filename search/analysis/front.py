@@ -29,7 +29,7 @@ def front(study: StudyRecord) -> tuple[Record, ...]:
     Reference:
         Kung, Luccio, Preparata 1975, "On Finding the Maxima of a Set of Vectors", as implemented by moocore.
     """
-    records = _listed_once([record for record in study.records if is_candidate(study, record)])
+    records = listed_once([record for record in study.records if is_candidate(study, record)])
     if not records:
         return ()
     maximised = [objective.direction == "maximize" for objective in study.objectives]
@@ -65,7 +65,7 @@ def objective_values(study: StudyRecord, records: Sequence[Record]) -> NDArray[n
     return np.array(rows, dtype=np.float64).reshape(len(rows), len(study.objectives))
 
 
-def _listed_once(records: list[Record]) -> list[Record]:
-    """Leave out every record that was answered from another one of these."""
+def listed_once(records: Sequence[Record]) -> list[Record]:
+    """Leave out every record that was answered from another one of these: it stands for the same network."""
     numbers = {record.trial for record in records}
     return [record for record in records if record.answered_from not in numbers]

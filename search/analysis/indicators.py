@@ -38,10 +38,25 @@ def normalised(study: StudyRecord, records: Sequence[Record]) -> NDArray[np.floa
             objective is not a number above 0.
         KeyError: If a record has no value for an objective.
     """
+    return gains(study, objective_values(study, records))
+
+
+def gains(study: StudyRecord, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Map objective vectors, of trials or imagined, as `normalised` does.
+
+    Args:
+        study: The study, which holds the dense model's values.
+        values: One row per point and one column per objective, each in the objective's own unit.
+
+    Returns:
+        The same shape, without unit: 0 is the reference and 1 the ideal.
+
+    Raises:
+        ValueError: As `normalised`.
+    """
     dense = study.dense
     if dense is None:
         raise ValueError(f"study {study.name!r} has no complete dense trial to compare with; let it run one first")
-    values = objective_values(study, records)
     columns = [
         _gains(
             values[:, column], objective, dense.values.get(objective.name, math.nan), len(study.definition.task.labels)
@@ -71,7 +86,19 @@ def hypervolume(study: StudyRecord, records: Sequence[Record] | None = None) -> 
     if not has_reference(study):
         return None
     chosen = study.records if records is None else records
-    return _volume(_inside(normalised(study, [record for record in chosen if is_candidate(study, record)])))
+    return volume(normalised(study, [record for record in chosen if is_candidate(study, record)]))
+
+
+def volume(points: NDArray[np.float64]) -> float:
+    """The share of the box between 0 and 1 that some points dominate; what lies beyond the ideal is cut off there.
+
+    Args:
+        points: Gains, one row per point and one column per objective (`gains`).
+
+    Returns:
+        A share from 0 to 1.
+    """
+    return _volume(_inside(points))
 
 
 def hypervolume_history(study: StudyRecord) -> list[float | None]:
@@ -124,10 +151,10 @@ def _is_scale(dense: float) -> bool:
     return math.isfinite(dense) and dense > 0
 
 
-def _inside(gains: NDArray[np.float64]) -> NDArray[np.float64]:
+def _inside(points: NDArray[np.float64]) -> NDArray[np.float64]:
     """The points that dominate a part of the box, cut off at the ideal."""
-    return np.minimum(gains[(gains > 0).all(axis=1)], 1.0)
+    return np.minimum(points[(points > 0).all(axis=1)], 1.0)
 
 
-def _volume(gains: NDArray[np.float64]) -> float:
-    return float(moocore.hypervolume(gains, ref=0.0, maximise=True)) if len(gains) else 0.0
+def _volume(points: NDArray[np.float64]) -> float:
+    return float(moocore.hypervolume(points, ref=0.0, maximise=True)) if len(points) else 0.0

@@ -51,6 +51,59 @@ def front_frame(study: StudyRecord) -> pd.DataFrame:
     return frame.astype({name: float for name in names if name not in COUNTS or frame[name].hasnans})
 
 
+def frame(study: StudyRecord) -> pd.DataFrame:
+    """All trials as a table, one row per trial.
+
+    Args:
+        study: The study. It is not changed.
+
+    Returns:
+        Columns `trial`, `state`, `role`, `on_front`, `feasible`, `answered_from`; the objectives and everything else
+        that was measured, with the unit in the name (`latency_ms`, `memory [MB]`) and, where quartiles were recorded,
+        `latency_ms_low` and `latency_ms_high`; `kept` (share of the dense model's task metric), `encoder_share`,
+        `encoder_parameters`; `heads` and `neurons` (kept layer by layer, for example `12 12 9 7 3 6`); `seconds` (of
+        the whole trial), `energy_j` (used by its worker) and `failure`. What was not measured is missing.
+    """
+    names = _all_quantities(study)
+    labels = {objective.name: objective.label for objective in study.objectives}
+    ends = [
+        (name, end)
+        for name in names
+        for end in ("low", "high")
+        if any(end in record.quantities.get(name, {}) for record in study.records)
+    ]
+    on_front = {record.trial for record in front(study)}
+    rows = [
+        {
+            "trial": record.trial,
+            "state": record.state,
+            "role": record.role,
+            "on_front": record.trial in on_front,
+            "feasible": record.feasible,
+            "answered_from": record.answered_from,
+            **{labels.get(name, name): quantity(study, record, name) for name in names},
+            **{f"{labels.get(name, name)}_{end}": record.quantities.get(name, {}).get(end) for name, end in ends},
+            "heads": _counts(record.plan.heads) if record.plan else None,
+            "neurons": _counts(record.plan.neurons) if record.plan else None,
+            "seconds": sum(record.seconds.values()) if record.seconds else None,
+            "energy_j": record.energy_j,
+            "failure": record.failure,
+        }
+        for record in study.records
+    ]
+    columns = [
+        *("trial", "state", "role", "on_front", "feasible", "answered_from"),
+        *(labels.get(name, name) for name in names),
+        *(f"{labels.get(name, name)}_{end}" for name, end in ends),
+        *("heads", "neurons", "seconds", "energy_j", "failure"),
+    ]
+    whole: dict[str, Any] = {"trial": "int64", "on_front": bool, "feasible": bool, "answered_from": "Int64"}
+    counts = {labels.get(name, name): "Int64" for name in names if name in COUNTS}
+    measured = [labels.get(name, name) for name in names if name not in COUNTS]
+    numbers = [*measured, *(f"{labels.get(name, name)}_{end}" for name, end in ends), "seconds", "energy_j"]
+    return pd.DataFrame(rows, columns=columns).astype({**whole, **counts, **dict.fromkeys(numbers, float)})
+
+
 def points(study: StudyRecord) -> list[dict[str, Any]]:
     """The front as plain values for JSON, best first by the first objective.
 
@@ -85,11 +138,22 @@ def render_front(study: StudyRecord) -> Table:
     Returns:
         A table whose cells hold no markup. Long plans wrap within their cells.
     """
-    members, dense = front(study), study.dense
-    block = study.definition.space.neuron_block
+    members = front(study)
     listed = "1 point" if len(members) == 1 else f"{len(members)} points"
+    return render_records(study, members, title=f"Front of study {study.name}: {listed}")
+
+
+def render_records(study: StudyRecord, members: Sequence[Record], *, title: str) -> Table:
+    """Some records in the columns of `render_front`, the dense model first.
+
+    Args:
+        study: The study that they belong to.
+        members: The records, in the order in which they are listed.
+        title: Heading of the table.
+    """
+    dense, block = study.dense, study.definition.space.neuron_block
     table = Table(
-        title=Text(f"Front of study {study.name}: {listed}", style="bold"),
+        title=Text(title, style="bold"),
         title_justify="left",
         caption=Text("heads and neurons layer by layer; 12x3 is 12 in three layers in a row"),
         caption_justify="left",
@@ -152,6 +216,13 @@ def _runs(counts: Sequence[int]) -> str:
     """The counts with equal neighbours drawn together: `12x3 9 7` for 12, 12, 12, 9, 7."""
     runs = [(count, len(list(equal))) for count, equal in groupby(counts)]
     return " ".join(str(count) if length == 1 else f"{count}x{length}" for count, length in runs)
+
+
+def _all_quantities(study: StudyRecord) -> list[str]:
+    """Names of the objectives, of everything else that any trial measured, and of what is counted from the plans."""
+    objectives = [objective.name for objective in study.objectives]
+    measured = dict.fromkeys(name for record in study.records for name in record.quantities)
+    return _unique([*objectives, *measured], KEPT, "encoder_share", "encoder_parameters")
 
 
 def _unique(names: list[str], *others: str) -> list[str]:

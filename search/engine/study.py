@@ -211,7 +211,7 @@ def create(
         study.set_user_attr(attributes.PREPARATION, dict(preparation or {}))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
-            study.set_metric_names([_axis(objective) for objective in objectives])
+            study.set_metric_names([objective.label for objective in objectives])
         queue_dense(study, Space.of(definition.space, shape))
         for ratios in ladder:
             study.enqueue_trial(dict(ratios), user_attrs={attributes.ROLE: "ladder"}, skip_if_exists=True)
@@ -231,13 +231,6 @@ def set_trials(study: Study, definition: Definition) -> None:
     """Store the given definition: `check_same` allows it to differ only in when to stop."""
     if stored(study).definition != definition:
         study.set_user_attr(attributes.DEFINITION, definition.to_json())
-
-
-def _axis(objective: ObjectiveInfo) -> str:
-    """The objective's name on the dashboard's axes, with its unit where the name does not say it."""
-    unit = objective.unit
-    says_it = not unit or unit == objective.name or objective.name.endswith(f"_{unit.lower()}")
-    return objective.name if says_it else f"{objective.name} [{unit}]"
 
 
 def queue_dense(study: Study, space: Space) -> None:
@@ -296,6 +289,7 @@ def record(trial: FrozenTrial, objective_names: list[str]) -> Record:
         role=attrs.get(attributes.ROLE, "search"),
         failure=attrs.get(attributes.FAILURE, _lost(attrs)) if state == "failed" else None,
         conditions=attrs.get(attributes.CONDITIONS, {}),
+        energy_j=attrs.get(attributes.ENERGY_J),
     )
 
 

@@ -7,9 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from engine_cases import DEFINITION, SilentListener, begin, evaluation_of
 
+from search import load
+from search.analysis.front import front
+from search.analysis.pick import pick
+from search.analysis.table import frame
 from search.engine import study
 from search.engine.worker import work
 
@@ -77,6 +82,70 @@ def test_front_as_table_csv_and_json(finished: Path, tmp_path: Path) -> None:
     assert lines[0].startswith("trial,role,accuracy,parameters,latency_ms,energy_mj")
 
 
+def test_the_front_as_parquet(finished: Path, tmp_path: Path) -> None:
+    file = tmp_path / "front.parquet"
+    assert command("front", "case", "--parquet", str(file), folder=finished).returncode == 0
+    as_json = json.loads(command("front", "case", "--json", folder=finished).stdout)
+    table = pd.read_parquet(file)
+    assert table["trial"].tolist() == [point["trial"] for point in as_json["points"]]
+    assert table["latency_ms"].tolist() == [point["latency_ms"] for point in as_json["points"]]
+    done = command("front", "case", "--parquet", "/proc/none.parquet", folder=finished)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: the file '/proc/none.parquet' cannot be written")
+
+
+def test_pick_names_a_point_and_why(finished: Path) -> None:
+    points = json.loads(command("front", "case", "--json", folder=finished).stdout)["points"]
+    median = sorted(point["accuracy"] for point in points)[len(points) // 2]
+    able = [point for point in points if point["accuracy"] >= median]
+    best = min(able, key=lambda point: point["energy_mj"])["trial"]
+    question = ["pick", "case", "--at-least", f"accuracy={median}", "--at-most", "latency_ms=1e9", "--prefer", "energy"]
+    assert command(*question, "--plain", folder=finished).stdout == f"{best}\n"
+    shown = command(*question, folder=finished)
+    assert shown.returncode == 0, shown.stderr
+    text = " ".join(shown.stdout.split())
+    assert f"Trial {best} of study case" in text
+    assert f"Trial {best} has the lowest energy_mj of these" in text
+    knee = command("pick", "case", "--knee", folder=finished)
+    assert "Manhattan distance" in " ".join(knee.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["--at-least", "accuracy=2"], "no trial keeps accuracy at least 2: the nearest is trial "),
+        (["--at-least", "acuracy=0.5"], "unknown quantity 'acuracy'; did you mean 'accuracy'?"),
+        (["--at-least", "accuracy"], "--at-least is 'accuracy'; write NAME=VALUE with a number"),
+        (["--at-most", "latency_ms=fast"], "--at-most is 'latency_ms=fast'; write NAME=VALUE with a number"),
+        (["--at-most", "latency_ms=1", "--at-most", "latency_ms=2"], "--at-most names 'latency_ms' twice"),
+        (["--knee", "--prefer", "accuracy"], "both a knee and a preference (accuracy) are asked for"),
+    ],
+)
+def test_pick_says_what_cannot_be(arguments: list[str], part: str, finished: Path) -> None:
+    done = command("pick", "case", *arguments, folder=finished)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert part in done.stderr
+
+
+def test_report_writes_one_file_and_says_how_large(finished: Path, tmp_path: Path) -> None:
+    done = command("report", "case", "--out", str(tmp_path / "case.html"), folder=finished)
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(rf"{re.escape(str(tmp_path))}/case.html \(\d\.\d MB\)\n", done.stdout)
+    assert (tmp_path / "case.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+    done = command("report", "case", "--out", "/proc/none.html", folder=finished)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: the file '/proc/none.html' cannot be written")
+
+
+def test_python_reads_the_same_study(finished: Path) -> None:
+    study = load("case", f"sqlite:///{finished}/runs/case/study.db")
+    assert pick(study).record.trial == int(command("pick", "case", "--plain", folder=finished).stdout)
+    assert frame(study)["on_front"].sum() == len(front(study))
+
+
 def test_show_prints_one_trial(finished: Path) -> None:
     shown = command("show", "case", "3", folder=finished)
     assert shown.returncode == 0
@@ -101,7 +170,8 @@ def test_doctor_says_where_the_packages_come_from(tmp_path: Path) -> None:
 def test_help_names_the_commands(tmp_path: Path) -> None:
     done = command("--help", folder=tmp_path)
     assert done.returncode == 0
-    for name in ("front", "show", "work", "resume", "run", "studies", "copy", "proxy", "dashboard", "doctor"):
+    looking = ("front", "pick", "report", "show", "studies", "dashboard", "doctor")
+    for name in (*looking, "work", "resume", "run", "copy", "proxy"):
         assert name in done.stdout
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import chromium
 
 from search.engine import storage, study
 from search.records import Record
@@ -206,16 +207,8 @@ def dashboard(quickstart: tuple[Path, list[str], dict]) -> Iterator[str]:
 
 
 def test_the_dashboard_shows_the_front_with_named_axes(dashboard: str, tmp_path: Path) -> None:
-    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("needs Chromium, which pip cannot install")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(
-            executable_path=browser, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        )
-        page = chromium.new_page(viewport={"width": 1500, "height": 1400})
+    with chromium() as browser:
+        page = browser.new_page(viewport={"width": 1500, "height": 1400})
         page.goto(dashboard)
         page.get_by_text("Pareto Front").first.wait_for(timeout=60_000)
         page.wait_for_function("document.querySelectorAll('.js-plotly-plot .xtitle').length > 0", timeout=60_000)
@@ -223,9 +216,35 @@ def test_the_dashboard_shows_the_front_with_named_axes(dashboard: str, tmp_path:
         text = page.locator("body").inner_text()
         picture = Path(os.environ.get("PARETOBERT_SCREENSHOTS", tmp_path)) / "dashboard.png"
         page.screenshot(path=picture)
-        chromium.close()
     assert {"accuracy", "parameters"} & set(titles), titles
     for name in ("Pareto Front", "Objective X:", "accuracy", "parameters", "latency_ms", "energy_mj"):
         assert name in text
     assert "Objective 0" not in text
     assert picture.stat().st_size > 20_000
+
+
+def test_the_report_of_the_study_opens_without_network_and_errors(
+    quickstart: tuple[Path, list[str], dict], tmp_path: Path
+) -> None:
+    file = tmp_path / "report.html"
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("paretobert")), "report", "quickstart", "--out", str(file)],
+        cwd=quickstart[0], capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    said: list[str] = []
+    with chromium() as browser:
+        page = browser.new_page(viewport={"width": 1300, "height": 900})
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("request", lambda request: said.extend([] if request.url == file.as_uri() else [request.url]))
+        page.goto(file.as_uri())
+        page.wait_for_function("document.documentElement.dataset.ready === 'yes'", timeout=60_000)
+        picture = Path(os.environ.get("PARETOBERT_SCREENSHOTS", tmp_path)) / "quickstart-report.png"
+        page.screenshot(path=picture, full_page=True)
+        listed = page.locator("#table tbody tr td:first-child").all_text_contents()
+        text = page.locator("body").inner_text()
+    assert [url for url in said if not url.startswith("data:")] == []
+    assert {str(point["trial"]) for point in quickstart[2]["points"]} <= set(listed)
+    assert "6 layers of 12 heads and 1,536 neurons" in text
+    assert "95 % interval of accuracy on 80 rows" in text

@@ -2,13 +2,14 @@ import copy
 import io
 import json
 import math
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 from rich.console import Console
 
 from search.analysis.quantities import quantity, short
-from search.analysis.table import front_frame, points, render_front
+from search.analysis.table import frame, front_frame, points, render_front
 from search.analysis.trial import render_trial
 from search.definition import Definition
 from search.plan import Plan, Shape, encoder_parameters, total_parameters
@@ -279,3 +280,24 @@ def test_nothing_changes_the_study(study):
     before = copy.deepcopy(study)
     front_frame(study), points(study), text_of(render_front(study)), text_of(render_trial(study, study.records[1]))
     assert study == before
+
+
+def test_the_whole_study_as_a_table_with_units(study, tmp_path):
+    memory = {"memory": {"value": 7.0, "unit": "MB"}}
+    timed = {"latency_ms": {"value": 9.0, "low": 8.0, "high": 10.0}}
+    record = replace(study.records[1], quantities={**memory, **timed}, seconds={"cut": 1.0, "score": 2.0}, energy_j=5.0)
+    objectives = (*study.objectives, ObjectiveInfo("memory", "MB", "minimize"))
+    whole = frame(replace(study, objectives=objectives, records=(study.records[0], record, *study.records[2:])))
+    assert whole["trial"].tolist() == [0, 1, 2, 3]
+    assert whole["state"].tolist() == ["complete", "complete", "complete", "failed"]
+    assert whole["on_front"].tolist() == [False, False, False, False]  # none has measured the memory as an objective
+    assert whole["memory [MB]"][1] == 7.0
+    assert whole[["latency_ms_low", "latency_ms_high"]].loc[1].tolist() == [8.0, 10.0]
+    assert whole["seconds"][1] == 3.0
+    assert whole["energy_j"][1] == 5.0
+    assert whole["failure"][3] == "the loss became [red]NaN[/red]"
+    assert whole["parameters"].dtype == "Int64"
+    assert math.isnan(whole["latency_ms"][3])
+    assert frame(study)["on_front"].tolist() == [False, True, True, False]
+    whole.to_parquet(tmp_path / "study.parquet", index=False)
+    assert pd.read_parquet(tmp_path / "study.parquet")["heads"][1] == "12 12 9 7 3 0"

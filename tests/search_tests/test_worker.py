@@ -285,10 +285,10 @@ def test_an_interrupted_creation_is_completed(tmp_path: Path, monkeypatch: pytes
 
 
 def test_axes_carry_their_units() -> None:
-    assert study._axis(ObjectiveInfo("latency_ms", "ms", "minimize")) == "latency_ms"
-    assert study._axis(ObjectiveInfo("memory", "MB", "minimize")) == "memory [MB]"
-    assert study._axis(ObjectiveInfo("parameters", "parameters", "minimize")) == "parameters"
-    assert study._axis(ObjectiveInfo("accuracy", "", "maximize")) == "accuracy"
+    assert ObjectiveInfo("latency_ms", "ms", "minimize").label == "latency_ms"
+    assert ObjectiveInfo("memory", "MB", "minimize").label == "memory [MB]"
+    assert ObjectiveInfo("parameters", "parameters", "minimize").label == "parameters"
+    assert ObjectiveInfo("accuracy", "", "maximize").label == "accuracy"
     assert attributes.POPULATION == "population"
 
 
