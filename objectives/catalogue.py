@@ -1,7 +1,10 @@
 """Which objectives are built in."""
 
+from collections.abc import Mapping
+
 import torch
 
+from objectives.backends import open_backend
 from objectives.energy.choose import MODEL, open_meter, resolve
 from objectives.energy.counted import Energy
 from objectives.energy.operations import ModelledEnergy
@@ -22,6 +25,7 @@ def built_in(
     energy_window_s: float,
     picojoules_per_mac: float,
     picojoules_per_byte: float,
+    latencies: Mapping[str, Conditions] | None = None,
 ) -> dict[str, Objective]:
     """Make every built-in objective for one device.
 
@@ -33,14 +37,18 @@ def built_in(
         energy_window_s: Seconds that an energy counter is read over.
         picojoules_per_mac: Modelled energy of one fp32 multiply-accumulate, in pJ.
         picojoules_per_byte: Modelled energy of one byte moved, in pJ.
+        latencies: Conditions of further latencies, by the name of the quantity.
 
     Returns:
         Objectives by name. A study's own are added to this dict.
 
     Raises:
-        MeasurementUnavailable: If an energy source asked for by name cannot be read.
+        MeasurementUnavailable: If an energy source asked for by name cannot be read, or a backend cannot be used.
         ValueError: If a number is out of its range, or there is no energy source of that name.
     """
+    further = latencies or {}
+    for used in (conditions, *further.values()):
+        open_backend(used.backend, device)
     source = resolve(energy_source, device)
     energy: Objective = (
         ModelledEnergy(conditions, picojoules_per_mac, picojoules_per_byte)
@@ -55,5 +63,6 @@ def built_in(
         Macs(conditions.tokens),
         Latency(conditions),
         energy,
+        *(Latency(used, name=name) for name, used in further.items()),
     ]
     return {objective.name: objective for objective in objectives}

@@ -17,7 +17,12 @@ METRICS = ("accuracy", "f1", "matthews")
 """Names of the task metrics; all of them are kept for every trial, one of them is the objective."""
 
 OBJECTIVES = (*METRICS, "parameters", "encoder_parameters", "encoder_share", "macs", "latency_ms", "energy_mj")
-"""Names of the built-in quantities that can be an objective. A study script may add its own."""
+"""Names of the built-in quantities that can be an objective. A study script may add its own, and a definition further
+latencies under names of its own (`Definition.latencies`)."""
+
+LATENCY = "latency_ms"
+"""Name of the latency of `Definition.latency`; that of one called `single` in `Definition.latencies` is
+`latency_ms.single`."""
 
 SAMPLERS = ("nsga2", "nsga3", "tpe", "random")
 """Names of the samplers."""
@@ -180,14 +185,24 @@ class LatencySettings(Part):
 
     batch: int = Field(default=32, ge=1)
     """Sequences per batch."""
-    tokens: int = Field(default=32, ge=1, le=512)
-    """Tokens per sequence, special tokens included."""
+    tokens: Annotated[int, Field(ge=1, le=512)] | Literal["selection"] = 32
+    """Tokens per sequence, special tokens included; selection takes the mix of lengths of the selection split, each
+    batch padded to its longest sequence (MACs and modelled energy then count a sequence of its mean length)."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads; null takes as many as the worker has."""
     warmup: int = Field(default=3, ge=0)
     """Batches that run before measuring starts."""
     repeats: int = Field(default=20, ge=3)
-    """Batches measured; the value is their median."""
+    """Batches measured, at least; the value is their median."""
+    interval: float | None = Field(default=0.05, gt=0)
+    """Go on until the 95 % confidence interval of the median is at most this share of it wide; null stops at
+    repeats."""
+    seconds: float = Field(default=2.0, ge=0)
+    """Seconds of running after which no more than repeats batches are measured, however wide the interval."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Number type that the model is run in."""
+    backend: Literal["eager", "compile", "cuda_graphs", "onnxruntime"] = "eager"
+    """What runs the model: eager PyTorch, torch.compile, CUDA graphs or ONNX Runtime (extra: onnx)."""
 
 
 class EnergySettings(Part):
@@ -272,6 +287,9 @@ class Definition(Part):
     """Bounds by quantity, for example {"parameters": {"at_most": 50000000}}."""
     latency: LatencySettings = LatencySettings()
     """Conditions of the latency measurement."""
+    latencies: dict[str, LatencySettings] = {}
+    """Further latencies by names of your own, for example {"single": {"batch": 1, "tokens": "selection"}}: each is
+    measured in every trial, and latency_ms.single can be an objective or a constraint."""
     energy: EnergySettings = EnergySettings()
     """Source of the energy figure."""
     engine: EngineSettings = EngineSettings()
@@ -283,6 +301,17 @@ class Definition(Part):
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
             raise ValueError("a study's name starts with a letter or digit and holds letters, digits, '.', '-' and '_'")
         return name
+
+    @field_validator("latencies")
+    @classmethod
+    def _check_latencies(cls, latencies: dict[str, LatencySettings]) -> dict[str, LatencySettings]:
+        for name in latencies:
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+                raise ValueError(
+                    f"a latency is named {name!r}: such a name starts with a letter or digit and holds letters, "
+                    "digits, '-' and '_'"
+                )
+        return latencies
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -296,6 +325,16 @@ class Definition(Part):
     def objective_names(self) -> tuple[str, ...]:
         """The objectives with `metric` resolved to the task's metric."""
         return tuple(self.task.metric if name == "metric" else name for name in self.objectives)
+
+    @property
+    def quantity_names(self) -> tuple[str, ...]:
+        """Names of all quantities that can be measured without a study script's own objectives."""
+        return (*OBJECTIVES, *self.named_latencies)
+
+    @property
+    def named_latencies(self) -> dict[str, LatencySettings]:
+        """The further latencies by the name of the quantity, for example `latency_ms.single`."""
+        return {f"{LATENCY}.{name}": settings for name, settings in self.latencies.items()}
 
     @property
     def bounds(self) -> dict[str, Bound]:
@@ -392,7 +431,9 @@ def _fields_at(root: type[Part], path: list[str]) -> list[str]:
         field = part.model_fields.get(step)
         part = field.annotation if field is not None else part
         if not (isinstance(part, type) and issubclass(part, BaseModel)):
-            return sorted(LayerRanges.model_fields | Bound.model_fields | Range.model_fields)
+            return sorted(
+                LayerRanges.model_fields | Bound.model_fields | Range.model_fields | LatencySettings.model_fields
+            )
     return list(part.model_fields)
 
 

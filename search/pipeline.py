@@ -128,7 +128,7 @@ ALWAYS = ("parameters", "encoder_parameters", "encoder_share", "macs", "latency_
 
 def _is_wanted(name: str, prepared: Prepared) -> bool:
     asked = (*prepared.definition.objective_names, *prepared.definition.bounds)
-    return name in asked or name in ALWAYS
+    return name in asked or name in ALWAYS or name in prepared.definition.named_latencies
 
 
 def _violations(constraints: Mapping[str, Bound], quantities: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:

@@ -22,6 +22,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from objectives import Conditions, MeasurementUnavailable, Objective, built_in, resolve
+from objectives.backends import open_backend
 from search.artifacts import Artifacts, digest, digest_of_files
 from search.bert.checkpoint import (
     PrunedBertForSequenceClassification,
@@ -37,7 +38,7 @@ from search.bert.recovery import cross_entropy
 from search.bert.splitting import load_splits
 from search.bert.surgery import shape_of
 from search.bert.training import Schedule, score, train
-from search.definition import Definition
+from search.definition import Definition, LatencySettings
 from search.errors import TrialError, UserError
 from search.plan import Plan, Shape, encoder_parameters
 from search.space import Space
@@ -140,20 +141,26 @@ def prepare(
         source = resolve(energy_source or definition.energy.source, device)
     except MeasurementUnavailable as error:
         raise UserError(f"energy.source: {error}") from None
+    for field, settings in _latencies(definition).items():
+        try:
+            open_backend(settings.backend, device)
+        except MeasurementUnavailable as error:
+            raise UserError(f"{field}.backend: {error}") from None
     if from_artifacts and content:
         made = _fetched(definition, artifacts, content, device, seconds, told)
     else:
         made = _made(definition, artifacts, device, content, seconds, told)
     space = Space.of(definition.space, shape_of(made.teacher))
-    latency, energy = definition.latency, definition.energy
+    energy, lengths = definition.energy, made.rows["selection"].lengths
     known = built_in(
         dense_encoder_parameters=encoder_parameters(Plan.dense(space.shape), space.shape),
-        conditions=Conditions(latency.batch, latency.tokens, latency.threads, latency.warmup, latency.repeats),
+        conditions=_conditions(definition.latency, lengths),
         device=device,
         energy_source=source,
         energy_window_s=energy.window_s,
         picojoules_per_mac=energy.picojoules_per_mac,
         picojoules_per_byte=energy.picojoules_per_byte,
+        latencies={name: _conditions(settings, lengths) for name, settings in definition.named_latencies.items()},
     )
     return Prepared(
         definition=definition,
@@ -274,6 +281,30 @@ def _machine(definition: Definition, device: torch.device) -> str:
     return f"{device.type} with {definition.latency.threads or torch.get_num_threads()} threads"
 
 
+def _latencies(definition: Definition) -> dict[str, LatencySettings]:
+    """The conditions of every latency, by the field that holds them."""
+    return {"latency": definition.latency} | {
+        f"latencies.{name}": settings for name, settings in definition.latencies.items()
+    }
+
+
+def _conditions(settings: LatencySettings, lengths: Tensor) -> Conditions:
+    """How a model is run for a latency; `lengths` (rows,) are those of the selection split."""
+    mix = settings.tokens == "selection"
+    return Conditions(
+        batch=settings.batch,
+        tokens=round(lengths.float().mean().item()) if settings.tokens == "selection" else settings.tokens,
+        threads=settings.threads,
+        warmup=settings.warmup,
+        repeats=settings.repeats,
+        lengths=tuple(lengths.tolist()) if mix else (),
+        dtype=settings.dtype,
+        backend=settings.backend,
+        interval=settings.interval,
+        limit_s=settings.seconds,
+    )
+
+
 def _check_content(what: str, where: str, content: Mapping[str, str] | None, kind: str, digest_: str) -> None:
     """Refuse to go on with other content than the study was created with."""
     if content is not None and content[kind] != digest_:
@@ -307,10 +338,12 @@ def _check_fits(
             f"task.labels are {declared} and the fine-tuned checkpoint '{definition.model}' has the labels {named}; "
             "their order gives the class numbers: declare them as the checkpoint does"
         )
-    for name, tokens in (
-        ("task.max_tokens", definition.task.max_tokens),
-        ("latency.tokens", definition.latency.tokens),
-    ):
+    longest = {"task.max_tokens": definition.task.max_tokens} | {
+        f"{field}.tokens": settings.tokens
+        for field, settings in _latencies(definition).items()
+        if settings.tokens != "selection"
+    }
+    for name, tokens in longest.items():
         if tokens > shape.positions:
             raise UserError(
                 f"{name} is {tokens}; the checkpoint '{definition.model}' has {shape.positions} positions; use no more"

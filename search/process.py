@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from search.definition import OBJECTIVES, Definition
+from search.definition import Definition
 from search.errors import UserError
 from search.events import worker_name
 from search.records import PREPARATION, Record
@@ -193,7 +193,7 @@ def check_built_in(definition: Definition) -> None:
     Raises:
         UserError: If it has.
     """
-    own = [name for name in (*definition.objective_names, *definition.bounds) if name not in OBJECTIVES]
+    own = [name for name in (*definition.objective_names, *definition.bounds) if name not in definition.quantity_names]
     if own:
         raise UserError(
             f"the study {definition.name!r} has the objective or constraint {own[0]!r} of its own study script; "

@@ -11,12 +11,12 @@ seconds. The counter sees the whole board or socket: idle power and whatever els
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from objectives.energy.meter import Meter
-from objectives.inference import Conditions, ready
+from objectives.inference import Conditions, Run, ready
 from objectives.measurement import Measurement, MeasurementUnavailable
 from objectives.objective import Direction, Subject
 
@@ -61,11 +61,12 @@ class Energy:
             MeasurementUnavailable: If the counter cannot be read or did not move.
             ValueError: If the model has fewer positions than the conditions have tokens.
         """
-        with ready(subject.model, self.conditions) as run_batch:
+        with ready(subject.model, self.conditions) as runs:
             for _ in range(self.conditions.warmup):
-                run_batch()
+                for run in runs:
+                    run()
             start_mj = self.meter.read_mj()
-            batches = self._run_for_window(run_batch)
+            batches = self._run_for_window(runs)
             spent_mj = self.meter.read_mj() - start_mj
         if not spent_mj > 0:
             raise MeasurementUnavailable(
@@ -75,11 +76,12 @@ class Energy:
         inferences = batches * self.conditions.batch
         return Measurement(spent_mj / inferences, self.unit, self.meter.source, samples=inferences)
 
-    def _run_for_window(self, run_batch: Callable[[], None]) -> int:
-        """Run whole batches until the window has passed, at least one; return how many."""
+    def _run_for_window(self, runs: Sequence[Run]) -> int:
+        """Run whole passes over the batches until the window has passed, at least one; return how many batches."""
         end_s = self.clock() + self.window_s
         batches = 0
         while not batches or self.clock() < end_s:
-            run_batch()
-            batches += 1
+            for run in runs:
+                run()
+            batches += len(runs)
         return batches
