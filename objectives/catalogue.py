@@ -25,6 +25,8 @@ def built_in(
     energy_window_s: float,
     picojoules_per_mac: float,
     picojoules_per_byte: float,
+    energy_windows: int = 1,
+    energy_idle_s: float = 0.0,
     latencies: Mapping[str, Conditions] | None = None,
 ) -> dict[str, Objective]:
     """Make every built-in objective for one device.
@@ -37,6 +39,8 @@ def built_in(
         energy_window_s: Seconds that an energy counter is read over.
         picojoules_per_mac: Modelled energy of one fp32 multiply-accumulate, in pJ.
         picojoules_per_byte: Modelled energy of one byte moved, in pJ.
+        energy_windows: Windows that an energy counter is read over, one after the other.
+        energy_idle_s: Seconds that idle power is measured over; 0 measures none.
         latencies: Conditions of further latencies, by the name of the quantity.
 
     Returns:
@@ -53,7 +57,13 @@ def built_in(
     energy: Objective = (
         ModelledEnergy(conditions, picojoules_per_mac, picojoules_per_byte)
         if source == MODEL
-        else Energy(conditions, open_meter(source, device), energy_window_s)
+        else Energy(
+            conditions,
+            open_meter(source, device),
+            energy_window_s,
+            windows=energy_windows,
+            idle_s=energy_idle_s,
+        )
     )
     objectives: list[Objective] = [
         *(Quality(name) for name in METRICS),

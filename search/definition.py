@@ -213,6 +213,11 @@ class EnergySettings(Part):
     can be read. A study never mixes sources: auto is resolved when the study is created."""
     window_s: float = Field(default=2.0, gt=0)
     """Seconds that a counter is read over."""
+    windows: int = Field(default=2, ge=1)
+    """Windows that a counter is read over, one after the other: the value is their median, and their spread is kept."""
+    idle_s: float = Field(default=1.0, ge=0)
+    """Seconds of rest that the idle power is measured over, once in ten minutes: the energy above idle is kept beside
+    the whole energy, which is the value; 0 leaves it out."""
     picojoules_per_mac: float = Field(default=4.6, gt=0)
     """Model only: energy of one fp32 multiply-accumulate (Horowitz, ISSCC 2014, 45 nm: 3.7 multiply + 0.9 add)."""
     picojoules_per_byte: float = Field(default=162.5, gt=0)

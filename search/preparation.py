@@ -158,6 +158,8 @@ def prepare(
         device=device,
         energy_source=source,
         energy_window_s=energy.window_s,
+        energy_windows=energy.windows,
+        energy_idle_s=energy.idle_s,
         picojoules_per_mac=energy.picojoules_per_mac,
         picojoules_per_byte=energy.picojoules_per_byte,
         latencies={name: _conditions(settings, lengths) for name, settings in definition.named_latencies.items()},
