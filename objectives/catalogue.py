@@ -11,6 +11,7 @@ from objectives.energy.operations import ModelledEnergy
 from objectives.inference import Conditions
 from objectives.latency import Latency
 from objectives.macs import Macs
+from objectives.memory import PeakMemory, StoredBytes
 from objectives.objective import Objective
 from objectives.quality import METRICS, Quality
 from objectives.size import EncoderParameters, EncoderShare, Parameters
@@ -73,6 +74,8 @@ def built_in(
         Macs(conditions.tokens),
         Latency(conditions),
         energy,
+        StoredBytes(),
+        PeakMemory(conditions),
         *(Latency(used, name=name) for name, used in further.items()),
     ]
     return {objective.name: objective for objective in objectives}

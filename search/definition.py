@@ -16,7 +16,17 @@ from search.errors import UserError, unknown_name
 METRICS = ("accuracy", "f1", "matthews")
 """Names of the task metrics; all of them are kept for every trial, one of them is the objective."""
 
-OBJECTIVES = (*METRICS, "parameters", "encoder_parameters", "encoder_share", "macs", "latency_ms", "energy_mj")
+OBJECTIVES = (
+    *METRICS,
+    "parameters",
+    "encoder_parameters",
+    "encoder_share",
+    "macs",
+    "latency_ms",
+    "energy_mj",
+    "stored_bytes",
+    "peak_memory_bytes",
+)
 """Names of the built-in quantities that can be an objective. A study script may add its own, and a definition further
 latencies under names of its own (`Definition.latencies`)."""
 
