@@ -137,7 +137,7 @@ def _cuda_peak(run: Run, device: torch.device) -> int:
     torch.cuda.reset_peak_memory_stats(device)
     idle = torch.cuda.memory_allocated(device)
     run()
-    return torch.cuda.max_memory_allocated(device) - idle
+    return int(torch.cuda.max_memory_allocated(device) - idle)
 
 
 def _live_peak(run: Run) -> int:
@@ -176,11 +176,15 @@ class _LiveTensors(TorchDispatchMode):
 
     def _forget(self) -> None:
         """Leave out what has been freed; another piece of memory may come to lie in its place."""
-        self._live = {key: entry for key, entry in self._live.items() if not entry[0].expired()}
-        self._there = {key: reference for key, reference in self._there.items() if not reference.expired()}
+        self._live = {key: entry for key, entry in self._live.items() if not _is_gone(entry[0])}
+        self._there = {key: reference for key, reference in self._there.items() if not _is_gone(reference)}
+
+
+def _is_gone(reference: StorageWeakRef) -> bool:
+    return bool(reference.expired())  # type: ignore[no-untyped-call]
 
 
 def _storages(values: Any) -> list[tuple[int, StorageWeakRef, int]]:
     """Name, reference and bytes of the memory of every tensor in nested values."""
     storages = [value.untyped_storage() for value in tree_iter(values) if isinstance(value, torch.Tensor)]
-    return [(storage._cdata, StorageWeakRef(storage), storage.nbytes()) for storage in storages]
+    return [(s._cdata, StorageWeakRef(s), s.nbytes()) for s in storages]  # type: ignore[no-untyped-call]

@@ -215,6 +215,28 @@ class LatencySettings(Part):
     """What runs the model: eager PyTorch, torch.compile, CUDA graphs or ONNX Runtime (extra: onnx)."""
 
 
+class MeasuringSettings(Part):
+    """How latencies are kept comparable on a machine that is shared, throttles or warms up."""
+
+    reference: bool = True
+    """Whether the dense model is measured in the same seconds as each cut one, after every third batch of it: the ratio
+    is kept, and what slows the machine cancels in it."""
+    figure: Literal["auto", "corrected", "absolute"] = "auto"
+    """Which figure is the quantity: absolute as measured, or corrected, the ratio times what the dense model took when
+    the study was created. Both are kept. auto corrects where the study has such a reference: all but those of versions
+    before it have, and they go on as they began."""
+    exclusive: Literal["auto", "always", "never"] = "auto"
+    """Whether workers take turns, so that nobody trains on a device while another worker measures on it: auto those on
+    one GPU or one set of cores, always all on this machine's CPU, never none. CPU workers with cores of their own
+    disturb each other little, and taking turns would stop all of them for each measurement."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.figure == "corrected" and not self.reference:
+            raise ValueError("figure is 'corrected' and reference is false: a corrected figure needs the reference")
+        return self
+
+
 class EnergySettings(Part):
     """Source of the energy figure."""
 
@@ -305,6 +327,8 @@ class Definition(Part):
     latencies: dict[str, LatencySettings] = {}
     """Further latencies by names of your own, for example {"single": {"batch": 1, "tokens": "selection"}}: each is
     measured in every trial, and latency_ms.single can be an objective or a constraint."""
+    measuring: MeasuringSettings = MeasuringSettings()
+    """How latencies are kept comparable."""
     energy: EnergySettings = EnergySettings()
     """Source of the energy figure."""
     engine: EngineSettings = EngineSettings()
@@ -361,9 +385,9 @@ class Definition(Part):
         return self.model_dump_json()
 
 
-MAY_CHANGE = ("engine.trials", "engine.failures_in_a_row", "model", "data")
-"""Fields that may differ when a study is resumed: when to stop, and where checkpoint and data lie. What these hold is
-compared by content when the study is prepared."""
+MAY_CHANGE = ("engine.trials", "engine.failures_in_a_row", "measuring.exclusive", "model", "data")
+"""Fields that may differ when a study is resumed: when to stop, who waits for whom, and where checkpoint and data lie.
+What these hold is compared by content when the study is prepared."""
 
 
 def build(values: dict[str, Any], *, source: str) -> Definition:

@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from objectives import Conditions, MeasurementUnavailable, Objective, built_in, resolve
+from objectives import Conditions, MeasurementUnavailable, Objective, Subject, built_in, resolve
 from objectives.backends import open_backend
+from objectives.latency import Latency
 from search.artifacts import Artifacts, digest, digest_of_files
 from search.bert.checkpoint import (
     PrunedBertForSequenceClassification,
@@ -42,6 +43,7 @@ from search.definition import Definition, LatencySettings
 from search.errors import TrialError, UserError
 from search.plan import Plan, Shape, encoder_parameters
 from search.space import Space
+from search.turns import Alone, Turns, turns
 
 OnStage = Callable[[str, int, int], None]
 """Told what is being done: name of the stage, steps done, steps in all."""
@@ -69,6 +71,8 @@ class Prepared:
         content: Hashes of the rows and of the dense model's making.
         machine: Device and threads that latencies are measured with.
         seconds: What the preparation took now, by stage; near 0 where it was found in the artifact folder.
+        reference_ms: Latencies of the dense model when the study was created, by quantity; empty where there are none.
+        turns: When this worker may use the device, and when it has it alone.
     """
 
     definition: Definition
@@ -85,6 +89,8 @@ class Prepared:
     content: dict[str, str]
     machine: str
     seconds: dict[str, float]
+    reference_ms: Mapping[str, float] = field(default_factory=dict)
+    turns: Turns = field(default_factory=Alone)
 
     @property
     def shape(self) -> Shape:
@@ -101,6 +107,7 @@ def prepare(
     energy_source: str | None = None,
     content: Mapping[str, str] | None = None,
     machine: str | None = None,
+    reference_ms: Mapping[str, float] | None = None,
     from_artifacts: bool = False,
     on_stage: OnStage,
 ) -> Prepared:
@@ -114,6 +121,8 @@ def prepare(
         energy_source: Source that the study already uses; None resolves the definition's.
         content: Hashes that the study was created with; None for a new one.
         machine: Device and threads that the study was created with; None for a new one.
+        reference_ms: Latencies of the dense model when the study was created, by quantity, empty for a study that has
+            none; None for a new one: they are measured.
         from_artifacts: Whether to take everything from the artifacts by `content`, where they hold it, without a look
             at the checkpoint and the data.
         on_stage: Told what is being done.
@@ -125,8 +134,10 @@ def prepare(
         UserError: If the checkpoint, the data, the space or the energy source cannot be used, or are not what the study
             was created with.
     """
+    own_turns = turns(_board(device), definition.measuring.exclusive)
 
     def told(name: str, done: int, total: int) -> None:
+        own_turns.give_way()
         artifacts.say(name, done, total)
         on_stage(name, done, total)
 
@@ -141,15 +152,16 @@ def prepare(
         source = resolve(energy_source or definition.energy.source, device)
     except MeasurementUnavailable as error:
         raise UserError(f"energy.source: {error}") from None
-    for field, settings in _latencies(definition).items():
+    for path, settings in _latencies(definition).items():
         try:
             open_backend(settings.backend, device)
         except MeasurementUnavailable as error:
-            raise UserError(f"{field}.backend: {error}") from None
-    if from_artifacts and content:
-        made = _fetched(definition, artifacts, content, device, seconds, told)
-    else:
-        made = _made(definition, artifacts, device, content, seconds, told)
+            raise UserError(f"{path}.backend: {error}") from None
+    with own_turns.working():
+        if from_artifacts and content:
+            made = _fetched(definition, artifacts, content, device, seconds, told)
+        else:
+            made = _made(definition, artifacts, device, content, seconds, told)
     space = Space.of(definition.space, shape_of(made.teacher))
     energy, lengths = definition.energy, made.rows["selection"].lengths
     known = built_in(
@@ -164,7 +176,7 @@ def prepare(
         picojoules_per_byte=energy.picojoules_per_byte,
         latencies={name: _conditions(settings, lengths) for name, settings in definition.named_latencies.items()},
     )
-    return Prepared(
+    prepared = Prepared(
         definition=definition,
         device=device,
         space=space,
@@ -179,7 +191,46 @@ def prepare(
         content=made.content,
         machine=here,
         seconds=seconds,
+        turns=own_turns,
     )
+    if reference_ms is None and definition.measuring.reference:
+        try:
+            with own_turns.measuring(lambda: told("wait to measure", 0, 1)), timed(seconds, "reference"):
+                reference_ms = _measured(known, made.teacher)
+        except MeasurementUnavailable as error:
+            raise UserError(f"the dense model's latency cannot be measured: {error}") from None
+    return referred(prepared, reference_ms or {})
+
+
+def referred(prepared: Prepared, reference_ms: Mapping[str, float]) -> Prepared:
+    """Relate all latencies to those of the dense model.
+
+    Args:
+        prepared: What is the same for all trials.
+        reference_ms: Latencies of the dense model when the study was created, by quantity; empty leaves
+            all as they are.
+
+    Returns:
+        The same, with latencies that measure the dense model beside each cut one.
+    """
+    corrected = prepared.definition.measuring.figure != "absolute"
+    related = {
+        name: replace(objective, reference=prepared.teacher, reference_ms=reference_ms[name], corrected=corrected)
+        for name, objective in prepared.objectives.items()
+        if isinstance(objective, Latency) and name in reference_ms
+    }
+    return replace(prepared, objectives={**prepared.objectives, **related}, reference_ms=dict(reference_ms))
+
+
+def _measured(objectives: Mapping[str, Objective], teacher: PrunedBertForSequenceClassification) -> dict[str, float]:
+    """Every latency of the dense model by itself, in milliseconds."""
+    latencies = {name: objective for name, objective in objectives.items() if isinstance(objective, Latency)}
+    return {name: latency.measure(Subject(teacher)).value for name, latency in latencies.items()}
+
+
+def _board(device: torch.device) -> str:
+    """A name of the device that is the same in all processes, whatever numbers they give to CUDA's devices."""
+    return str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else device.type
 
 
 @dataclass(frozen=True)
@@ -341,8 +392,8 @@ def _check_fits(
             "their order gives the class numbers: declare them as the checkpoint does"
         )
     longest = {"task.max_tokens": definition.task.max_tokens} | {
-        f"{field}.tokens": settings.tokens
-        for field, settings in _latencies(definition).items()
+        f"{path}.tokens": settings.tokens
+        for path, settings in _latencies(definition).items()
         if settings.tokens != "selection"
     }
     for name, tokens in longest.items():
