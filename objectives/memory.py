@@ -141,7 +141,8 @@ def _cuda_peak(run: Run, device: torch.device) -> int:
 
 
 def _live_peak(run: Run) -> int:
-    with _LiveTensors() as live:
+    live = _LiveTensors()
+    with live:
         run()
     return live.peak
 
