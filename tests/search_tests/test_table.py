@@ -279,3 +279,14 @@ def test_nothing_changes_the_study(study):
     before = copy.deepcopy(study)
     front_frame(study), points(study), text_of(render_front(study)), text_of(render_trial(study, study.records[1]))
     assert study == before
+
+
+def test_show_tells_interval_ratio_and_warning():
+    measured = {
+        "value": 4.0, "unit": "ms", "source": "eager torch", "low": 3.9, "high": 4.2, "samples": 20,
+        "interval": [3.95, 4.1], "details": {"ratio": 0.4321}, "warning": "latency_ms: [red]busy[/red]",
+    }  # fmt: skip
+    record = Record(3, "complete", quantities={"latency_ms": measured}, values={"latency_ms": 4.0})
+    text = " ".join(text_of(render_trial(study_of(record), record), width=200).split())
+    assert "quartiles 3.9 to 4.2, 95 % interval 3.95 to 4.1, 20 samples, 0.432 of the dense model beside it" in text
+    assert "warning: latency_ms: [red]busy[/red]" in text
