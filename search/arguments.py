@@ -35,6 +35,7 @@ MAPPINGS = {
     "task.where": '{"source": "rotten_tomatoes"}',
     "space.layers": '{"0": {"heads": {"low": 0.5}}}',
     "constraints": '{"latency_ms": {"at_most": 5}}',
+    "latencies": '{"single": {"batch": 1, "tokens": "selection"}}',
 }
 """Fields whose value is a JSON object, with an example of each."""
 

@@ -16,8 +16,23 @@ from search.errors import UserError, unknown_name
 METRICS = ("accuracy", "f1", "matthews")
 """Names of the task metrics; all of them are kept for every trial, one of them is the objective."""
 
-OBJECTIVES = (*METRICS, "parameters", "encoder_parameters", "encoder_share", "macs", "latency_ms", "energy_mj")
-"""Names of the built-in quantities that can be an objective. A study script may add its own."""
+OBJECTIVES = (
+    *METRICS,
+    "parameters",
+    "encoder_parameters",
+    "encoder_share",
+    "macs",
+    "latency_ms",
+    "energy_mj",
+    "stored_bytes",
+    "peak_memory_bytes",
+)
+"""Names of the built-in quantities that can be an objective. A study script may add its own, and a definition further
+latencies under names of its own (`Definition.latencies`)."""
+
+LATENCY = "latency_ms"
+"""Name of the latency of `Definition.latency`; that of one called `single` in `Definition.latencies` is
+`latency_ms.single`."""
 
 IMPORTANCES = ("fisher", "taylor", "magnitude", "random")
 """Names of the importance scores."""
@@ -220,14 +235,46 @@ class LatencySettings(Part):
 
     batch: int = Field(default=32, ge=1)
     """Sequences per batch."""
-    tokens: int = Field(default=32, ge=1, le=512)
-    """Tokens per sequence, special tokens included."""
+    tokens: Annotated[int, Field(ge=1, le=512)] | Literal["selection"] = 32
+    """Tokens per sequence, special tokens included; selection takes the mix of lengths of the selection split, each
+    batch padded to its longest sequence (MACs and modelled energy then count a sequence of its mean length)."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads; null takes as many as the worker has."""
     warmup: int = Field(default=3, ge=0)
     """Batches that run before measuring starts."""
     repeats: int = Field(default=20, ge=3)
-    """Batches measured; the value is their median."""
+    """Batches measured, at least; the value is their median."""
+    interval: float | None = Field(default=0.05, gt=0)
+    """Go on until the 95 % confidence interval of the median is at most this share of it wide; null stops at
+    repeats."""
+    seconds: float = Field(default=2.0, ge=0)
+    """Seconds of running after which no more than repeats batches are measured, however wide the interval."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Number type that the model is run in."""
+    backend: Literal["eager", "compile", "cuda_graphs", "onnxruntime"] = "eager"
+    """What runs the model: eager PyTorch, torch.compile, CUDA graphs or ONNX Runtime (extra: onnx)."""
+
+
+class MeasuringSettings(Part):
+    """How latencies are kept comparable on a machine that is shared, throttles or warms up."""
+
+    reference: bool = True
+    """Whether the dense model is measured in the same seconds as each cut one, after every third batch of it: the ratio
+    is kept, and what slows the machine cancels in it."""
+    figure: Literal["auto", "corrected", "absolute"] = "auto"
+    """Which figure is the quantity: absolute as measured, or corrected, the ratio times what the dense model took when
+    the study was created. Both are kept. auto corrects where the study has such a reference: all but those of versions
+    before it have, and they go on as they began."""
+    exclusive: Literal["auto", "always", "never"] = "auto"
+    """Whether workers take turns, so that nobody trains on a device while another worker measures on it: auto those on
+    one GPU or one set of cores, always all on this machine's CPU, never none. CPU workers with cores of their own
+    disturb each other little, and taking turns would stop all of them for each measurement."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.figure == "corrected" and not self.reference:
+            raise ValueError("figure is 'corrected' and reference is false: a corrected figure needs the reference")
+        return self
 
 
 class EnergySettings(Part):
@@ -238,6 +285,11 @@ class EnergySettings(Part):
     can be read. A study never mixes sources: auto is resolved when the study is created."""
     window_s: float = Field(default=2.0, gt=0)
     """Seconds that a counter is read over."""
+    windows: int = Field(default=2, ge=1)
+    """Windows that a counter is read over, one after the other: the value is their median, and their spread is kept."""
+    idle_s: float = Field(default=1.0, ge=0)
+    """Seconds of rest that the idle power is measured over, once in ten minutes: the energy above idle is kept beside
+    the whole energy, which is the value; 0 leaves it out."""
     picojoules_per_mac: float = Field(default=4.6, gt=0)
     """Model only: energy of one fp32 multiply-accumulate (Horowitz, ISSCC 2014, 45 nm: 3.7 multiply + 0.9 add)."""
     picojoules_per_byte: float = Field(default=162.5, gt=0)
@@ -314,6 +366,11 @@ class Definition(Part):
     """Bounds by quantity, for example {"parameters": {"at_most": 50000000}}."""
     latency: LatencySettings = LatencySettings()
     """Conditions of the latency measurement."""
+    latencies: dict[str, LatencySettings] = {}
+    """Further latencies by names of your own, for example {"single": {"batch": 1, "tokens": "selection"}}: each is
+    measured in every trial, and latency_ms.single can be an objective or a constraint."""
+    measuring: MeasuringSettings = MeasuringSettings()
+    """How latencies are kept comparable."""
     energy: EnergySettings = EnergySettings()
     """Source of the energy figure."""
     engine: EngineSettings = EngineSettings()
@@ -325,6 +382,17 @@ class Definition(Part):
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
             raise ValueError("a study's name starts with a letter or digit and holds letters, digits, '.', '-' and '_'")
         return name
+
+    @field_validator("latencies")
+    @classmethod
+    def _check_latencies(cls, latencies: dict[str, LatencySettings]) -> dict[str, LatencySettings]:
+        for name in latencies:
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+                raise ValueError(
+                    f"a latency is named {name!r}: such a name starts with a letter or digit and holds letters, "
+                    "digits, '-' and '_'"
+                )
+        return latencies
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -340,6 +408,16 @@ class Definition(Part):
         return tuple(self.task.metric if name == "metric" else name for name in self.objectives)
 
     @property
+    def quantity_names(self) -> tuple[str, ...]:
+        """Names of all quantities that can be measured without a study script's own objectives."""
+        return (*OBJECTIVES, *self.named_latencies)
+
+    @property
+    def named_latencies(self) -> dict[str, LatencySettings]:
+        """The further latencies by the name of the quantity, for example `latency_ms.single`."""
+        return {f"{LATENCY}.{name}": settings for name, settings in self.latencies.items()}
+
+    @property
     def bounds(self) -> dict[str, Bound]:
         """The constraints with `metric` resolved to the task's metric."""
         return {self.task.metric if name == "metric" else name: bound for name, bound in self.constraints.items()}
@@ -349,9 +427,9 @@ class Definition(Part):
         return self.model_dump_json()
 
 
-MAY_CHANGE = ("engine.trials", "engine.failures_in_a_row", "model", "data")
-"""Fields that may differ when a study is resumed: when to stop, and where checkpoint and data lie. What these hold is
-compared by content when the study is prepared."""
+MAY_CHANGE = ("engine.trials", "engine.failures_in_a_row", "measuring.exclusive", "model", "data")
+"""Fields that may differ when a study is resumed: when to stop, who waits for whom, and where checkpoint and data lie.
+What these hold is compared by content when the study is prepared."""
 
 
 def build(values: dict[str, Any], *, source: str) -> Definition:
@@ -434,7 +512,9 @@ def _fields_at(root: type[Part], path: list[str]) -> list[str]:
         field = part.model_fields.get(step)
         part = field.annotation if field is not None else part
         if not (isinstance(part, type) and issubclass(part, BaseModel)):
-            return sorted(LayerRanges.model_fields | Bound.model_fields | Range.model_fields)
+            return sorted(
+                LayerRanges.model_fields | Bound.model_fields | Range.model_fields | LatencySettings.model_fields
+            )
     return list(part.model_fields)
 
 

@@ -1,7 +1,8 @@
 """Plan in, measurements out.
 
 plan ──► choose ──► cut ──► size, latency, energy ──► refit ──► recover ──► score ──► measurements
-                                 └─ breaks a constraint: neither re-fitted nor trained, scored as it is
+                             │   └─ breaks a constraint: neither re-fitted nor trained, scored as it is
+                             └─ alone on the device: other workers on it wait (search.turns)
 """
 
 import ctypes
@@ -43,8 +44,14 @@ def evaluate(prepared: Prepared, plan: Plan, *, seed: int, on_stage: OnStage) ->
     Raises:
         TrialError: If the loss stops being finite, memory runs out, or a measurement fails.
     """
+
+    def told(name: str, done: int, total: int) -> None:
+        prepared.turns.give_way()
+        on_stage(name, done, total)
+
     try:
-        return _evaluate(prepared, plan, seed, on_stage)
+        with prepared.turns.working():
+            return _evaluate(prepared, plan, seed, told)
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise TrialError(_out_of_memory(prepared, error)) from None
     except RuntimeError as error:
@@ -63,8 +70,9 @@ def _evaluate(prepared: Prepared, plan: Plan, seed: int, on_stage: OnStage) -> E
         on_stage("cut", 0, 1)
         model = cut(prepared.start_of(plan), choose(plan, prepared.scores), directions=prepared.directions)
     quantities = {}
-    with timed(seconds, "measure"):
-        on_stage("measure", 0, 1)
+    on_stage("measure", 0, 1)
+    alone = prepared.turns.measuring(lambda: on_stage("wait to measure", 0, 1))
+    with alone, timed(seconds, "measure"):
         for name, objective in prepared.objectives.items():
             if not objective.needs_scores and _is_wanted(name, prepared):
                 quantities[name] = objective.measure(Subject(model)).to_dict()
@@ -129,7 +137,7 @@ ALWAYS = ("parameters", "encoder_parameters", "encoder_share", "macs", "latency_
 
 def _is_wanted(name: str, prepared: Prepared) -> bool:
     asked = (*prepared.definition.objective_names, *prepared.definition.bounds)
-    return name in asked or name in ALWAYS
+    return name in asked or name in ALWAYS or name in prepared.definition.named_latencies
 
 
 def _violations(constraints: Mapping[str, Bound], quantities: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:

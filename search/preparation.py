@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from objectives import Conditions, MeasurementUnavailable, Objective, built_in, resolve
+from objectives import Conditions, MeasurementUnavailable, Objective, Subject, built_in, resolve
+from objectives.backends import open_backend
+from objectives.latency import Latency
 from search import supernets
 from search.artifacts import Artifacts, digest, digest_of_files
 from search.bert.checkpoint import (
@@ -44,10 +46,11 @@ from search.bert.training import Schedule, score, train
 from search.bert.vocabulary import FILE as VOCABULARY
 from search.bert.vocabulary import Reduction, keep_tokens, reduction, write_tokenizer
 from search.costs import noted
-from search.definition import Definition
+from search.definition import Definition, LatencySettings
 from search.errors import TrialError, UserError
 from search.plan import Plan, Shape, encoder_parameters
 from search.space import Space
+from search.turns import Alone, Turns, turns
 
 OnStage = Callable[[str, int, int], None]
 """Told what is being done: name of the stage, steps done, steps in all."""
@@ -86,6 +89,8 @@ class Prepared:
         vocabulary: What is kept of the checkpoint's vocabulary; None where all of it is.
         supernet: The super-network, where trials are cut from it; else None.
         cost: Seconds that each artifact took when it was really made, by kind; those that noted none are missing.
+        reference_ms: Latencies of the dense model when the study was created, by quantity; empty where there are none.
+        turns: When this worker may use the device, and when it has it alone.
     """
 
     definition: Definition
@@ -106,6 +111,8 @@ class Prepared:
     vocabulary: Reduction | None = None
     supernet: PrunedBertForSequenceClassification | None = None
     cost: dict[str, float] = field(default_factory=dict)
+    reference_ms: Mapping[str, float] = field(default_factory=dict)
+    turns: Turns = field(default_factory=Alone)
 
     @property
     def shape(self) -> Shape:
@@ -126,6 +133,7 @@ def prepare(
     energy_source: str | None = None,
     content: Mapping[str, str] | None = None,
     machine: str | None = None,
+    reference_ms: Mapping[str, float] | None = None,
     from_artifacts: bool = False,
     on_stage: OnStage,
 ) -> Prepared:
@@ -139,6 +147,8 @@ def prepare(
         energy_source: Source that the study already uses; None resolves the definition's.
         content: Hashes that the study was created with; None for a new one.
         machine: Device and threads that the study was created with; None for a new one.
+        reference_ms: Latencies of the dense model when the study was created, by quantity, empty for a study that has
+            none; None for a new one: they are measured.
         from_artifacts: Whether to take everything from the artifacts by `content`, where they hold it, without a look
             at the checkpoint and the data.
         on_stage: Told what is being done.
@@ -150,8 +160,10 @@ def prepare(
         UserError: If the checkpoint, the data, the space or the energy source cannot be used, or are not what the study
             was created with.
     """
+    own_turns = turns(_board(device), definition.measuring.exclusive)
 
     def told(name: str, done: int, total: int) -> None:
+        own_turns.give_way()
         artifacts.say(name, done, total)
         on_stage(name, done, total)
 
@@ -166,22 +178,31 @@ def prepare(
         source = resolve(energy_source or definition.energy.source, device)
     except MeasurementUnavailable as error:
         raise UserError(f"energy.source: {error}") from None
-    if from_artifacts and content:
-        made = _fetched(definition, artifacts, content, device, seconds, told)
-    else:
-        made = _made(definition, artifacts, device, content, seconds, told)
+    for path, settings in _latencies(definition).items():
+        try:
+            open_backend(settings.backend, device)
+        except MeasurementUnavailable as error:
+            raise UserError(f"{path}.backend: {error}") from None
+    with own_turns.working():
+        if from_artifacts and content:
+            made = _fetched(definition, artifacts, content, device, seconds, told)
+        else:
+            made = _made(definition, artifacts, device, content, seconds, told)
     space = Space.of(definition.space, shape_of(made.teacher))
-    latency, energy = definition.latency, definition.energy
+    energy, lengths = definition.energy, made.rows["selection"].lengths
     known = built_in(
         dense_encoder_parameters=encoder_parameters(Plan.dense(space.shape), space.shape),
-        conditions=Conditions(latency.batch, latency.tokens, latency.threads, latency.warmup, latency.repeats),
+        conditions=_conditions(definition.latency, lengths),
         device=device,
         energy_source=source,
         energy_window_s=energy.window_s,
+        energy_windows=energy.windows,
+        energy_idle_s=energy.idle_s,
         picojoules_per_mac=energy.picojoules_per_mac,
         picojoules_per_byte=energy.picojoules_per_byte,
+        latencies={name: _conditions(settings, lengths) for name, settings in definition.named_latencies.items()},
     )
-    return Prepared(
+    prepared = Prepared(
         definition=definition,
         device=device,
         space=space,
@@ -200,7 +221,46 @@ def prepare(
         vocabulary=made.vocabulary,
         supernet=made.supernet,
         cost=_cost(definition, artifacts, made.content),
+        turns=own_turns,
     )
+    if reference_ms is None and definition.measuring.reference:
+        try:
+            with own_turns.measuring(lambda: told("wait to measure", 0, 1)), timed(seconds, "reference"):
+                reference_ms = _measured(known, made.teacher)
+        except MeasurementUnavailable as error:
+            raise UserError(f"the dense model's latency cannot be measured: {error}") from None
+    return referred(prepared, reference_ms or {})
+
+
+def referred(prepared: Prepared, reference_ms: Mapping[str, float]) -> Prepared:
+    """Relate all latencies to those of the dense model.
+
+    Args:
+        prepared: What is the same for all trials.
+        reference_ms: Latencies of the dense model when the study was created, by quantity; empty leaves
+            all as they are.
+
+    Returns:
+        The same, with latencies that measure the dense model beside each cut one.
+    """
+    corrected = prepared.definition.measuring.figure != "absolute"
+    related = {
+        name: replace(objective, reference=prepared.teacher, reference_ms=reference_ms[name], corrected=corrected)
+        for name, objective in prepared.objectives.items()
+        if isinstance(objective, Latency) and name in reference_ms
+    }
+    return replace(prepared, objectives={**prepared.objectives, **related}, reference_ms=dict(reference_ms))
+
+
+def _measured(objectives: Mapping[str, Objective], teacher: PrunedBertForSequenceClassification) -> dict[str, float]:
+    """Every latency of the dense model by itself, in milliseconds."""
+    latencies = {name: objective for name, objective in objectives.items() if isinstance(objective, Latency)}
+    return {name: latency.measure(Subject(teacher)).value for name, latency in latencies.items()}
+
+
+def _board(device: torch.device) -> str:
+    """A name of the device that is the same in all processes, whatever numbers they give to CUDA's devices."""
+    return str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else device.type
 
 
 @dataclass(frozen=True)
@@ -342,6 +402,30 @@ def _machine(definition: Definition, device: torch.device) -> str:
     return f"{device.type} with {definition.latency.threads or torch.get_num_threads()} threads"
 
 
+def _latencies(definition: Definition) -> dict[str, LatencySettings]:
+    """The conditions of every latency, by the field that holds them."""
+    return {"latency": definition.latency} | {
+        f"latencies.{name}": settings for name, settings in definition.latencies.items()
+    }
+
+
+def _conditions(settings: LatencySettings, lengths: Tensor) -> Conditions:
+    """How a model is run for a latency; `lengths` (rows,) are those of the selection split."""
+    mix = settings.tokens == "selection"
+    return Conditions(
+        batch=settings.batch,
+        tokens=round(lengths.float().mean().item()) if settings.tokens == "selection" else settings.tokens,
+        threads=settings.threads,
+        warmup=settings.warmup,
+        repeats=settings.repeats,
+        lengths=tuple(lengths.tolist()) if mix else (),
+        dtype=settings.dtype,
+        backend=settings.backend,
+        interval=settings.interval,
+        limit_s=settings.seconds,
+    )
+
+
 def _check_content(what: str, where: str, content: Mapping[str, str] | None, kind: str, digest_: str) -> None:
     """Refuse to go on with other content than the study was created with."""
     if content is not None and content[kind] != digest_:
@@ -375,10 +459,12 @@ def _check_fits(
             f"task.labels are {declared} and the fine-tuned checkpoint '{definition.model}' has the labels {named}; "
             "their order gives the class numbers: declare them as the checkpoint does"
         )
-    for name, tokens in (
-        ("task.max_tokens", definition.task.max_tokens),
-        ("latency.tokens", definition.latency.tokens),
-    ):
+    longest = {"task.max_tokens": definition.task.max_tokens} | {
+        f"{path}.tokens": settings.tokens
+        for path, settings in _latencies(definition).items()
+        if settings.tokens != "selection"
+    }
+    for name, tokens in longest.items():
         if tokens > shape.positions:
             raise UserError(
                 f"{name} is {tokens}; the checkpoint '{definition.model}' has {shape.positions} positions; use no more"

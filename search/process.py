@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search.definition import OBJECTIVES, Definition
+from search.definition import Definition
 from search.errors import UserError
 from search.events import worker_name
 from search.limits import Limits
@@ -99,6 +99,7 @@ def begin(start: Start, place: Place, limits: Limits, listener: Listener) -> boo
         energy_source=about.energy_source if about else None,
         content=about.content if about else None,
         machine=about.machine if about else None,
+        reference_ms=about.reference_ms if about else None,
         on_stage=lambda name, done, total: listener.stage(PREPARATION, name, done, total),
     )
     infos = [prepared.objectives[name] for name in definition.objective_names]
@@ -112,7 +113,10 @@ def begin(start: Start, place: Place, limits: Limits, listener: Listener) -> boo
         machine=prepared.machine,
         ladder=ladder(prepared.space, prepared.scores, sizes=definition.engine.ladder, tilts=definition.engine.tilts),
         preparation=prepared.cost,
+        reference_ms=prepared.reference_ms,
     )
+    # Another worker may have created it at the same moment: what it measured then counts for all.
+    prepared = preparation.referred(prepared, studies.stored(study).reference_ms)
     if worker_name() is None:  # a launched worker that starts again must not take back what was raised meanwhile
         studies.set_trials(study, definition)
     return start.only_prepare or _loop(study, prepared, limits, used_j, listener)
@@ -150,6 +154,7 @@ def join(name: str, place: Place, limits: Limits, listener: Listener) -> bool:
         energy_source=about.energy_source,
         content=about.content,
         machine=about.machine,
+        reference_ms=about.reference_ms,
         from_artifacts=True,
         on_stage=lambda stage, done, total: listener.stage(PREPARATION, stage, done, total),
     )
@@ -162,7 +167,7 @@ def check_built_in(definition: Definition) -> None:
     Raises:
         UserError: If it has.
     """
-    own = [name for name in (*definition.objective_names, *definition.bounds) if name not in OBJECTIVES]
+    own = [name for name in (*definition.objective_names, *definition.bounds) if name not in definition.quantity_names]
     if own:
         raise UserError(
             f"the study {definition.name!r} has the objective or constraint {own[0]!r} of its own study script; "

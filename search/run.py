@@ -18,7 +18,7 @@ from rich.console import Console
 
 from search import process
 from search.arguments import STORAGE_VARIABLE, UNTIL_VARIABLE, Options, default_storage, parse
-from search.definition import OBJECTIVES, Definition
+from search.definition import Definition
 from search.devices import Device, take_cores
 from search.errors import UserError, unknown_name
 from search.events import Reporter, stop_with_parent, worker_name
@@ -192,9 +192,9 @@ def check_objectives(definition: Definition, own: Sequence[str]) -> None:
     Raises:
         UserError: If one is neither built in nor the study script's own, or an own one has a built-in name.
     """
-    known = [*OBJECTIVES, *own]
+    known = [*definition.quantity_names, *own]
     for name in own:
-        if name in OBJECTIVES:
+        if name in definition.quantity_names:
             raise UserError(
                 f"the study script's objective {name!r} has the name of a built-in one; choose another name"
             )

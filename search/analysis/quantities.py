@@ -6,7 +6,7 @@ from search.definition import METRICS
 from search.plan import Plan, encoder_parameters, total_parameters
 from search.records import Record, StudyRecord
 
-COUNTS = ("parameters", "encoder_parameters", "macs")
+COUNTS = ("parameters", "encoder_parameters", "macs", "stored_bytes", "peak_memory_bytes")
 """Names of the quantities that are whole numbers."""
 
 SHARES = ("encoder_share", "kept")

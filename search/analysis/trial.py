@@ -38,6 +38,11 @@ def render_trial(study: StudyRecord, record: Record) -> RenderableType:
     if record.plan is not None and record.plan.rank is not None:
         shape, rank = study.shape, record.plan.rank
         parts.append(Text(f"word embeddings: rank {rank} of {shape.hidden}, for {shape.vocabulary:,} tokens"))
+    parts += [
+        Text(f"warning: {measured['warning']}", style="yellow")
+        for measured in record.quantities.values()
+        if "warning" in measured
+    ]
     if record.plan is not None:
         tables.append(_plan_table(study, record))
     if record.values or record.quantities:
@@ -96,8 +101,14 @@ def _exact(value: float | None) -> str:
 def _spread(measured: Mapping[str, Any]) -> str:
     """The quartiles and what the value rests on, as far as the measurement says."""
     low, high, samples = measured.get("low"), measured.get("high"), measured.get("samples", 1)
-    quartiles = [] if low is None or high is None else [f"quartiles {low:.4g} to {high:.4g}"]
-    return ", ".join([*quartiles, *([f"{samples:,} samples"] if samples > 1 else [])])
+    parts = [] if low is None or high is None else [f"quartiles {low:.4g} to {high:.4g}"]
+    if (interval := measured.get("interval")) is not None:
+        parts.append(f"95 % interval {interval[0]:.4g} to {interval[1]:.4g}")
+    if samples > 1:
+        parts.append(f"{samples:,} samples")
+    if (ratio := measured.get("details", {}).get("ratio")) is not None:
+        parts.append(f"{ratio:.3f} of the dense model beside it")
+    return ", ".join(parts)
 
 
 def _constraint_lines(record: Record) -> Text:

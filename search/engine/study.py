@@ -57,6 +57,7 @@ class Stored:
         content: Hashes of the rows and of the dense model's making.
         machine: Device and threads that latencies are measured with.
         population: Plans per generation.
+        reference_ms: Latencies of the dense model when the study was created, by quantity; empty where there are none.
     """
 
     definition: Definition
@@ -66,6 +67,7 @@ class Stored:
     content: dict[str, str]
     machine: str
     population: int
+    reference_ms: dict[str, float]
 
 
 def names(storage: BaseStorage) -> list[str]:
@@ -145,6 +147,7 @@ def stored(study: Study) -> Stored:
         content=attrs[attributes.CONTENT],
         machine=attrs[attributes.MACHINE],
         population=attrs[attributes.POPULATION],
+        reference_ms=attrs.get(attributes.REFERENCE, {}),
     )
 
 
@@ -173,6 +176,7 @@ def create(
     machine: str,
     ladder: Sequence[Mapping[str, float]],
     preparation: Mapping[str, float] | None = None,
+    reference_ms: Mapping[str, float] | None = None,
 ) -> Study:
     """Create the study, or complete one whose creation was interrupted, or open the one that exists.
 
@@ -186,6 +190,7 @@ def create(
         machine: Device and threads that latencies are measured with.
         ladder: Plans to begin with, as ratios by dimension.
         preparation: Seconds that each artifact took when it was really made, by kind.
+        reference_ms: Latencies of the dense model, by quantity, that those of all trials are related to.
 
     Returns:
         The study, with the dense model and then the ladder queued.
@@ -209,6 +214,8 @@ def create(
         study.set_user_attr(attributes.CONTENT, content)
         study.set_user_attr(attributes.MACHINE, machine)
         study.set_user_attr(attributes.PREPARATION, dict(preparation or {}))
+        if reference_ms:
+            study.set_user_attr(attributes.REFERENCE, dict(reference_ms))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             study.set_metric_names([objective.label for objective in objectives])

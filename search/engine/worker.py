@@ -271,6 +271,9 @@ def _store(
     trial: Trial, evaluation: Evaluation, violations: Mapping[str, float], names: Sequence[str]
 ) -> Sequence[float]:
     trial.set_user_attr(attributes.QUANTITIES, evaluation.quantities)
+    warned = [quantity["warning"] for quantity in evaluation.quantities.values() if "warning" in quantity]
+    if warned:
+        trial.set_user_attr(attributes.WARNINGS, warned)
     trial.set_user_attr(attributes.SECONDS, evaluation.seconds)
     trial.set_user_attr(attributes.CONDITIONS, evaluation.conditions)
     set_constraints(trial, violations)

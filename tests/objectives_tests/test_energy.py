@@ -8,6 +8,7 @@ import pytest
 
 from objectives import Conditions, MeasurementUnavailable, Subject
 from objectives.energy import Energy, Meter, ModelledEnergy
+from objectives.energy.counted import IDLE_FOR_S
 from objectives.energy.operations import count_operations
 from search.plan import Plan, Shape
 
@@ -66,13 +67,13 @@ def test_a_batch_longer_than_the_window_runs_once(subject: Subject, conditions: 
     assert Energy(conditions, bench, window_s=0.1, clock=bench.clock).measure(subject).samples == 2
 
 
-@pytest.mark.parametrize("batch_mj", [0.0, -1.0])
+@pytest.mark.parametrize(("batch_mj", "how"), [(0.0, "did not move"), (-1.0, r"went backwards \(it was reset\)")])
 def test_a_counter_that_does_not_move_is_no_measurement(
-    batch_mj: float, subject: Subject, conditions: Conditions
+    batch_mj: float, how: str, subject: Subject, conditions: Conditions
 ) -> None:
     bench = Bench(batch_s=1.0, batch_mj=batch_mj)
     bench.watch(subject.model)
-    with pytest.raises(MeasurementUnavailable, match=r"'fake' did not move in 2\.0 s.*lengthen the window"):
+    with pytest.raises(MeasurementUnavailable, match=rf"'fake' {how} in 2\.0 s.*lengthen the window"):
         Energy(conditions, bench, window_s=2.0, clock=bench.clock).measure(subject)
 
 
@@ -84,6 +85,68 @@ def test_the_counter_is_read_after_the_device_has_finished(
     monkeypatch.setattr("objectives.inference.synchronise", lambda _: bench.events.append("finished"))
     Energy(replace(conditions, warmup=1), bench, window_s=2.0, clock=bench.clock).measure(subject)
     assert bench.events == ["batch", "finished", "read", "batch", "finished", "batch", "finished", "read"]
+
+
+@dataclass
+class Resting(Bench):
+    """The same device, which draws power at rest too; its counter says what batches and rest have used."""
+
+    idle_w: float = 0.0
+    slept_s: float = 0.0
+
+    def clock(self) -> float:
+        return super().clock() + self.slept_s
+
+    def read_mj(self) -> float:
+        return super().read_mj() + 1000 * self.idle_w * self.clock()
+
+    def sleep(self, seconds: float) -> None:
+        self.events.append("rest")
+        self.slept_s += seconds
+
+
+def test_the_energy_above_idle_is_kept_beside_the_whole(subject: Subject, conditions: Conditions) -> None:
+    bench = Resting(batch_s=0.5, batch_mj=200.0, idle_w=0.25)
+    bench.watch(subject.model)
+    energy = Energy(conditions, bench, 2.5, bench.clock, windows=3, idle_s=2.0, sleep=bench.sleep)
+    measurement = energy.measure(subject)  # windows of 5 batches of 2 sequences: 1,000 mJ, and 625 mJ of idle power
+    assert measurement.value == pytest.approx(162.5)
+    assert measurement.details == pytest.approx({"gross": 162.5, "net": 100.0, "idle_w": 0.25, "windows": 3.0})
+    assert (measurement.low, measurement.high, measurement.samples) == (*[pytest.approx(162.5)] * 2, 30)
+    window = ["read"] + ["batch"] * 5 + ["read"]
+    assert bench.events == ["read", "rest", "read"] + ["batch"] * conditions.warmup + window * 3
+
+
+def test_idle_power_is_measured_anew_after_a_while(subject: Subject, conditions: Conditions) -> None:
+    bench = Resting(batch_s=1.0, batch_mj=10.0, idle_w=1.0)
+    bench.watch(subject.model)
+    energy = Energy(conditions, bench, 1.0, bench.clock, idle_s=2.0, sleep=bench.sleep)
+    for _ in range(3):
+        energy.measure(subject)
+    assert bench.events.count("rest") == 1
+    bench.idle_w = 3.0
+    bench.slept_s += IDLE_FOR_S
+    assert energy.measure(subject).details["idle_w"] == pytest.approx(3.0)
+    assert bench.events.count("rest") == 2
+
+
+def test_windows_give_the_value_its_spread(subject: Subject, conditions: Conditions) -> None:
+    readings = iter([0.0, 100.0, 100.0, 400.0, 400.0, 600.0])
+
+    class Told:
+        source = "told"
+
+        def read_mj(self) -> float:
+            return next(readings)
+
+    measurement = Energy(replace(conditions, batch=1), Told(), 1e-9, windows=3).measure(subject)
+    assert (measurement.low, measurement.value, measurement.high) == (150.0, 200.0, 250.0)
+
+
+@pytest.mark.parametrize(("given", "part"), [({"windows": 0}, "windows is 0"), ({"idle_s": -1.0}, "idle_s is -1")])
+def test_windows_and_rest_have_their_range(given: dict[str, Any], part: str, conditions: Conditions) -> None:
+    with pytest.raises(ValueError, match=part):
+        Energy(conditions, Bench(1.0, 1.0), 1.0, **given)
 
 
 @pytest.mark.parametrize("window_s", [0.0, -1.0, float("nan")])

@@ -1,24 +1,34 @@
 """Latency under a clock that is told what to say, and the batch it is measured on."""
 
-from collections.abc import Callable, Iterator
+import itertools
+import json
+import random
+import statistics
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from itertools import islice
+from types import SimpleNamespace
 from typing import Any
 
+import pynvml
 import pytest
 import torch
 
-from objectives import Conditions, Subject
-from objectives.inference import random_batch, ready
+from objectives import Conditions, Measurement, Subject
+from objectives.clocks import clock_mhz
+from objectives.inference import MIX_BATCHES, prepare, random_batches, ready
 from objectives.latency import Latency
+from objectives.median import median_interval, relative_width
+from search.plan import Shape
 
 
 class Clock:
     """Says after each batch that as many seconds have passed as it was told."""
 
-    def __init__(self, durations_s: list[float]) -> None:
+    def __init__(self, durations_s: Iterable[float]) -> None:
         self.readings = self._read(durations_s)
 
-    def _read(self, durations_s: list[float]) -> Iterator[float]:
+    def _read(self, durations_s: Iterable[float]) -> Iterator[float]:
         now_s = 1000.0
         for duration_s in durations_s:
             yield now_s
@@ -44,11 +54,13 @@ class Calls:
 
 
 def test_the_value_is_the_median_with_its_quartiles(build: Callable[..., Any]) -> None:
-    conditions = Conditions(batch=1, tokens=4, threads=None, warmup=2, repeats=5)
+    conditions = Conditions(batch=3, tokens=4, threads=None, warmup=2, repeats=5)
     clock = Clock([0.5, 0.125, 2.0, 0.25, 1.0])
     measurement = Latency(conditions, clock=clock).measure(Subject(build()))
     assert (measurement.low, measurement.value, measurement.high) == (250.0, 500.0, 1000.0)
     assert (measurement.unit, measurement.samples) == ("ms", 5)
+    assert measurement.interval is None  # five observations are too few
+    assert measurement.details == {"p95": pytest.approx(1800.0), "throughput_per_s": 6.0}
 
 
 def test_quartiles_lie_between_neighbours(build: Callable[..., Any]) -> None:
@@ -86,9 +98,9 @@ def test_the_clock_stops_after_the_device_has_finished(build: Callable[..., Any]
 
 def test_the_batch_is_random_full_and_always_the_same(build: Callable[..., Any], conditions: Conditions) -> None:
     model = build()
-    first = random_batch(model, replace(conditions, batch=8, tokens=16))
+    (first,) = random_batches(model, replace(conditions, batch=8, tokens=16))
     torch.manual_seed(99)
-    second = random_batch(model, replace(conditions, batch=8, tokens=16))
+    (second,) = random_batches(model, replace(conditions, batch=8, tokens=16))
     assert torch.equal(first["input_ids"], second["input_ids"])
     assert first["input_ids"].unique().numel() > 20
     assert first["attention_mask"].eq(1).all()
@@ -123,3 +135,149 @@ def test_cuda_and_mps_are_waited_for_and_the_cpu_is_not(monkeypatch: pytest.Monk
     for name in ("cpu", "cuda:1", "mps"):
         synchronise(torch.device(name))
     assert waited == ["cuda:1", "mps"]
+
+
+def noise(seed: int, width: float) -> Iterator[float]:
+    """Seconds of a batch whose true median is 10 ms, without end."""
+    draw = random.Random(seed)
+    while True:
+        yield 0.01 * (1 + width * (draw.random() - 0.5) + (0.5 if draw.random() < 0.1 else -0.05 * draw.random()))
+
+
+ADAPTIVE = Conditions(
+    batch=1, tokens=1, threads=None, warmup=0, repeats=10, interval=0.05, limit_s=5.0, backend="eager"
+)
+
+
+def test_observations_go_on_until_the_interval_is_narrow(build: Callable[..., Any]) -> None:
+    model = build(shape=Shape(1, 1, 4, 4, 4, 50, 16, 2, 2))
+    quiet = Latency(ADAPTIVE, clock=Clock(noise(1, 0.01))).measure(Subject(model))
+    loud = Latency(ADAPTIVE, clock=Clock(noise(1, 0.4))).measure(Subject(model))
+    assert quiet.samples == 10 < loud.samples
+    assert relative_width(loud.interval, loud.value) <= 0.05
+
+
+def test_time_ends_the_observations_and_repeats_are_the_least(build: Callable[..., Any]) -> None:
+    model = build(shape=Shape(1, 1, 4, 4, 4, 50, 16, 2, 2))
+    for limit_s, samples in ((0.0, 10), (0.12, 15)):  # of about 10 ms each
+        limited = replace(ADAPTIVE, interval=1e-6, limit_s=limit_s)
+        assert Latency(limited, clock=Clock(noise(2, 0.4))).measure(Subject(model)).samples == samples
+    unasked = replace(ADAPTIVE, interval=None)
+    assert Latency(unasked, clock=Clock(noise(2, 0.4))).measure(Subject(model)).samples == 10
+
+
+def test_the_interval_covers_the_truth_though_it_decides_when_to_stop() -> None:
+    """The stopping rule by itself, without a model: the median of what a batch takes is known."""
+    truth = statistics.median(islice(noise(0, 0.3), 100_001))
+    covered, rounds = 0, 400
+    for seed in range(rounds):
+        seconds = noise(seed + 1, 0.3)
+        latency = Latency(ADAPTIVE, clock=Clock(seconds))
+        observed, _ = latency._observe([lambda: None], [])
+        interval = median_interval([times_ms[0] / 1000 for times_ms in observed])
+        assert interval is not None
+        covered += interval[0] <= truth <= interval[1]
+    assert covered / rounds >= 0.95 - 3 * (0.95 * 0.05 / rounds) ** 0.5
+
+
+def test_a_wide_spread_is_warned_of(build: Callable[..., Any]) -> None:
+    conditions = Conditions(batch=1, tokens=4, threads=None, warmup=0, repeats=5)
+    calm = Latency(conditions, clock=Clock([1.0, 1.0, 1.0, 1.0625, 1.125])).measure(Subject(build()))
+    wild = Latency(conditions, clock=Clock([1.0, 1.0, 1.0, 1.125, 1.125])).measure(Subject(build()))
+    assert calm.warning is None
+    assert wild.warning is not None
+    assert wild.warning.startswith("latency_ms: the inter-quartile range is 12% of the median, above 10%")
+
+
+def test_a_mix_is_one_pass_over_batches_of_its_lengths(build: Callable[..., Any]) -> None:
+    model = build()
+    calls = Calls(model)
+    mix = Conditions(batch=2, tokens=6, threads=None, warmup=1, repeats=3, lengths=(1, 2, 3, 4, 5, 6, 7, 16))
+    clock = Clock([1.0, 3.0] * (4 * 3))
+    measurement = Latency(mix, clock=clock).measure(Subject(model))
+    assert (measurement.value, measurement.samples) == (2000.0, 3)
+    assert measurement.details == {"p95": 3000.0, "throughput_per_s": 1.0}
+    assert len(calls.batches) == MIX_BATCHES * (1 + 3)
+    lengths = [int(row.sum()) for batch in calls.batches[:MIX_BATCHES] for row in batch["attention_mask"]]
+    assert sorted(lengths) == sorted([1, 2, 3, 4, 5, 6, 7, 16] * 2)
+    for batch in calls.batches:
+        assert batch["input_ids"].shape[1] == int(batch["attention_mask"].sum(dim=1).max())
+    assert (measurement.conditions["tokens"], measurement.conditions["mean_tokens"]) == ("mix", 5.5)
+
+
+def test_conditions_are_kept_with_the_value(build: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("objectives.latency.clock_mhz", lambda _: 2400.0)
+    conditions = Conditions(batch=3, tokens=4, threads=1, warmup=0, repeats=3)
+    measurement = Latency(conditions, name="latency_ms.mine").measure(Subject(build()))
+    assert measurement.conditions == {
+        "batch": 3, "tokens": 4, "dtype": "float32", "threads": 1, "backend": "eager", "device": "cpu",
+        "clock_mhz": 2400.0,
+    }  # fmt: skip
+    assert Measurement.from_dict(json.loads(json.dumps(measurement.to_dict()))) == measurement
+
+
+def alternating(model_s: float, reference_s: float) -> Iterator[float]:
+    """Seconds of three batches of the model, one of the reference, and so on."""
+    return itertools.cycle([model_s] * 3 + [reference_s])
+
+
+def test_drift_of_the_machine_cancels_in_the_corrected_figure(build: Callable[..., Any]) -> None:
+    conditions = Conditions(batch=1, tokens=4, threads=None, warmup=0, repeats=6)
+    model, dense = build(), build()
+    for slow in (1.0, 1.5, 3.0):
+        clock = Clock(alternating(0.25 * slow, 0.5 * slow))
+        corrected = Latency(conditions, clock, reference=dense, reference_ms=400.0, corrected=True)
+        measurement = corrected.measure(Subject(model))
+        assert (measurement.value, measurement.low, measurement.high) == (200.0, 200.0, 200.0)
+        assert measurement.interval == (200.0, 200.0)
+        expected = {"absolute": 250 * slow, "ratio": 0.5, "reference": 500 * slow, "corrected": 200.0}
+        assert expected.items() <= measurement.details.items()
+        clock = Clock(alternating(0.25 * slow, 0.5 * slow))
+        absolute = Latency(conditions, clock, reference=dense, reference_ms=400.0).measure(Subject(model))
+        assert absolute.value == 250 * slow
+        assert absolute.details == measurement.details
+
+
+def test_the_reference_runs_between_the_models_batches_and_is_prepared_once(
+    build: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dense, model, prepared = build(), build(), list[object]()
+    monkeypatch.setattr("objectives.latency.prepare", lambda m, c: prepared.append(m) or prepare(m, c))
+    order: list[str] = []
+    dense.register_forward_hook(lambda *_: order.append("d"))
+    model.register_forward_hook(lambda *_: order.append("m"))
+    conditions = Conditions(batch=1, tokens=4, threads=None, warmup=1, repeats=7)
+    latency = Latency(conditions, reference=dense)
+    first = latency.measure(Subject(model))
+    assert "".join(order) == "dm" + "mmmd" * 2 + "m"
+    assert {"absolute", "ratio", "reference"} < set(first.details)
+    assert "corrected" not in first.details
+    latency.measure(Subject(model))
+    assert prepared == [dense]
+
+
+def test_a_corrected_figure_needs_its_references(build: Callable[..., Any], conditions: Conditions) -> None:
+    for given in ({}, {"reference": build()}, {"reference_ms": 1.0}):
+        with pytest.raises(ValueError, match="give reference and reference_ms"):
+            Latency(conditions, corrected=True, **given)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="reference_ms is 0"):
+        Latency(conditions, reference_ms=0.0)
+
+
+def test_the_clock_of_a_device_is_read_where_it_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("objectives.clocks.psutil.cpu_freq", lambda: SimpleNamespace(current=2399.6))
+    assert clock_mhz(torch.device("cpu")) == 2400
+    monkeypatch.setattr("objectives.clocks.psutil.cpu_freq", lambda: None)
+    assert clock_mhz(torch.device("cpu")) is None
+    assert clock_mhz(torch.device("mps")) is None
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(uuid="of-board"))
+    monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByUUID", lambda uuid: uuid)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetClockInfo", lambda handle, _: 1980 if handle == "GPU-of-board" else 0)
+    assert clock_mhz(torch.device("cuda:0")) == 1980.0
+
+    def lost(*_: object) -> int:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_GPU_IS_LOST)
+
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetClockInfo", lost)
+    assert clock_mhz(torch.device("cuda:0")) is None

@@ -70,7 +70,7 @@ def changed(prepared: Prepared, **fields: Any) -> Prepared:
 
 def test_preparation_is_done_once(definition: Definition, folder: Path, prepared: Prepared) -> None:
     stages: list[str] = []
-    again = make(definition, folder, on_stage=lambda name, _done, _total: stages.append(name))
+    again = make(definition, folder, reference_ms={}, on_stage=lambda name, _done, _total: stages.append(name))
     assert stages == []
     assert torch.equal(again.teacher_logits, prepared.teacher_logits)
     assert torch.equal(again.scores.heads, prepared.scores.heads)

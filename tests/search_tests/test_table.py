@@ -301,3 +301,14 @@ def test_the_whole_study_as_a_table_with_units(study, tmp_path):
     assert frame(study)["on_front"].tolist() == [False, True, True, False]
     whole.to_parquet(tmp_path / "study.parquet", index=False)
     assert pd.read_parquet(tmp_path / "study.parquet")["heads"][1] == "12 12 9 7 3 0"
+
+
+def test_show_tells_interval_ratio_and_warning():
+    measured = {
+        "value": 4.0, "unit": "ms", "source": "eager torch", "low": 3.9, "high": 4.2, "samples": 20,
+        "interval": [3.95, 4.1], "details": {"ratio": 0.4321}, "warning": "latency_ms: [red]busy[/red]",
+    }  # fmt: skip
+    record = Record(3, "complete", quantities={"latency_ms": measured}, values={"latency_ms": 4.0})
+    text = " ".join(text_of(render_trial(study_of(record), record), width=200).split())
+    assert "quartiles 3.9 to 4.2, 95 % interval 3.95 to 4.1, 20 samples, 0.432 of the dense model beside it" in text
+    assert "warning: latency_ms: [red]busy[/red]" in text

@@ -1,0 +1,226 @@
+"""What runs a model while it is measured: a front found for one backend does not carry over to another.
+
+    eager          torch as it is, operation by operation
+    compile        torch.compile, one graph without breaks
+    cuda_graphs    eager's kernels recorded once per shape of a batch and replayed; CUDA only
+    onnxruntime    exported to ONNX, with batch and length left open, and run by ONNX Runtime (extra: onnx)
+
+Each prepares a model once, outside every timed region, and then runs any of the batches it was prepared for.
+"""
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from types import FunctionType
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from objectives.measurement import MeasurementUnavailable
+
+Batch = Mapping[str, Tensor]
+"""`input_ids` and `attention_mask`, each of shape (batch, tokens), on the model's device."""
+
+Forward = Callable[[Batch], Tensor]
+"""Runs one batch. Gives its logits (batch, labels), which may be overwritten by the next run."""
+
+
+class Prepare(Protocol):
+    """Makes a model ready for some batches."""
+
+    def __call__(self, model: nn.Module, batches: Sequence[Batch], *, threads: int) -> Forward:
+        """Prepare a model.
+
+        Args:
+            model: A transformers classifier in eval mode on its device. It is left as it is.
+            batches: The batches that it will run, at least one.
+            threads: CPU threads.
+
+        Returns:
+            What runs one of these batches.
+        """
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A way to run a model.
+
+    Attributes:
+        title: How sources of measurements name it.
+        prepare: Makes a model ready.
+        missing: Says why it cannot be used on a device and what to do; None where it can.
+    """
+
+    title: str
+    prepare: Prepare
+    missing: Callable[[torch.device], str | None]
+
+
+def open_backend(name: str, device: torch.device) -> Backend:
+    """Find a backend that works on a device.
+
+    Args:
+        name: Its name.
+        device: The device that models run on.
+
+    Returns:
+        The backend.
+
+    Raises:
+        MeasurementUnavailable: If it cannot be used on that device, or a package is missing.
+        ValueError: If there is no backend of that name.
+    """
+    if name not in BACKENDS:
+        raise ValueError(f"unknown backend {name!r}; choose one of {', '.join(BACKENDS)}")
+    backend = BACKENDS[name]
+    if (reason := backend.missing(device)) is not None:
+        raise MeasurementUnavailable(f"the backend {name!r} {reason}")
+    return backend
+
+
+def _never(_: torch.device) -> None:
+    """Nothing is missing on any device."""
+
+
+def _eager(model: nn.Module, batches: Sequence[Batch], *, threads: int) -> Forward:  # noqa: ARG001 # by protocol
+    return lambda batch: cast(Tensor, model(**batch).logits)
+
+
+def _compiled(model: nn.Module, batches: Sequence[Batch], *, threads: int) -> Forward:  # noqa: ARG001
+    def logits(input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        return cast(Tensor, model(input_ids=input_ids, attention_mask=attention_mask).logits)
+
+    # torch keeps what it compiled by code object and, after eight models behind one, would run the others in eager mode
+    # without a word: so each model has a code object of its own, and a graph that breaks is an error.
+    own = FunctionType(logits.__code__.replace(), logits.__globals__, "logits", None, logits.__closure__)
+    compiled = torch.compile(own, fullgraph=True, dynamic=len({_shape(batch) for batch in batches}) > 1)
+    for batch in batches:
+        compiled(**batch)
+    return lambda batch: cast(Tensor, compiled(**batch))
+
+
+class _Logits(nn.Module):
+    """A classifier whose output is the plain tensor of its logits (batch, labels), as exporters want it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        return cast(Tensor, self.model(input_ids=input_ids, attention_mask=attention_mask).logits)
+
+
+def _cuda_graphs(model: nn.Module, batches: Sequence[Batch], *, threads: int) -> Forward:  # noqa: ARG001
+    graphs = {_shape(batch): _Recorded(model, batch) for batch in batches}
+    return lambda batch: graphs[_shape(batch)](batch)
+
+
+class _Recorded:
+    """The kernels of one batch, recorded; a run copies the batch to where they read it and replays them."""
+
+    def __init__(self, model: nn.Module, batch: Batch) -> None:
+        self._inputs = {name: tensor.clone() for name, tensor in batch.items()}
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):  # kernels choose their algorithms outside the recording
+            for _ in range(3):
+                model(**self._inputs)
+        torch.cuda.current_stream().wait_stream(stream)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._logits = cast(Tensor, model(**self._inputs).logits)
+
+    def __call__(self, batch: Batch) -> Tensor:
+        for name, tensor in self._inputs.items():
+            tensor.copy_(batch[name])
+        self._graph.replay()
+        return self._logits
+
+
+def _not_cuda(device: torch.device) -> str | None:
+    return None if device.type == "cuda" else f"needs a CUDA device, and the models run on {device}: use eager"
+
+
+def _onnxruntime(model: nn.Module, batches: Sequence[Batch], *, threads: int) -> Forward:
+    import onnxruntime
+
+    device = batches[0]["input_ids"].device
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3  # errors
+    session = onnxruntime.InferenceSession(_exported(model, batches), options, providers=[_PROVIDERS[device.type]])
+
+    def run(batch: Batch) -> Tensor:
+        (logits,) = session.run(None, {name: tensor.cpu().numpy() for name, tensor in batch.items()})
+        return torch.from_numpy(logits)
+
+    return run
+
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+def _exported(model: nn.Module, batches: Sequence[Batch]) -> bytes:
+    """The model in ONNX, with batch and length left open."""
+    example = max(batches, key=lambda batch: batch["input_ids"].numel())
+    # A dimension of size 1 would be taken for a constant; any other size stands for all.
+    tokens = max(2, example["input_ids"].shape[1])
+    # Two tensors: one that is given twice would be taken for one input.
+    ids, mask = (torch.ones((2, tokens), dtype=torch.long, device=example["input_ids"].device) for _ in range(2))
+    dimensions = {0: torch.export.Dim("batch"), 1: torch.export.Dim("tokens")}
+    with _quiet_export(), torch.inference_mode(False), torch.no_grad():
+        program = torch.onnx.export(
+            _Logits(model).eval(),
+            (ids, mask),
+            input_names=["input_ids", "attention_mask"],
+            dynamic_shapes={"input_ids": dimensions, "attention_mask": dimensions},
+            dynamo=True,
+            verbose=False,
+        )
+    return cast(bytes, cast(Any, program).model_proto.SerializeToString())
+
+
+@contextmanager
+def _quiet_export() -> Iterator[None]:
+    """Silence what the exporter says about itself: packages it would like, deprecated parts of torch that it uses."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _no_onnx(device: torch.device) -> str | None:
+    missing = [name for name in ("onnxruntime", "onnx", "onnxscript") if find_spec(name) is None]
+    if missing:
+        return f'needs the package {missing[0]}: install the extra, pip install "paretobert[onnx]"'
+    import onnxruntime
+
+    provider = _PROVIDERS.get(device.type)
+    if provider not in onnxruntime.get_available_providers():
+        return (
+            f"has no execution provider for {device.type} here (it has "
+            f"{', '.join(onnxruntime.get_available_providers())}): install onnxruntime-gpu for CUDA, or use eager"
+        )
+    return None
+
+
+def _shape(batch: Batch) -> tuple[int, ...]:
+    return tuple(batch["input_ids"].shape)
+
+
+BACKENDS: Mapping[str, Backend] = {
+    "eager": Backend("eager torch", _eager, _never),
+    "compile": Backend("torch.compile", _compiled, _never),
+    "cuda_graphs": Backend("CUDA graphs", _cuda_graphs, _not_cuda),
+    "onnxruntime": Backend("ONNX Runtime", _onnxruntime, _no_onnx),
+}
+"""The backends by name."""
