@@ -5,8 +5,9 @@
                          └ gate: nobody new begins, so whoever wants to measure gets the device within a step
 
 Workers of one search never share a device, but two searches on one machine may, or several workers on one GPU of a
-cluster. The locks are the operating system's: those of a process that dies, by kill -9 even, are free at once. They
-hold among the processes of one user on one machine that have the same folder for temporary files.
+cluster. The locks are the operating system's: those of a process that dies, by kill -9 even, are free at once, and one
+that is stopped is waited for two minutes at most. They hold among the processes of one user on one machine that have
+the same folder for temporary files.
 """
 
 import getpass
@@ -14,7 +15,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Literal, Protocol
@@ -26,6 +27,10 @@ from search.locks import WAIT_S, acquired
 
 STRIDE_S = 0.5
 """Seconds that a worker trains between two looks whether another one waits to measure."""
+
+PATIENCE_S = 120.0
+"""Seconds after which whoever does not give way is waited for no longer: its process was stopped, by Ctrl-Z say, and
+does not use the device either."""
 
 Exclusive = Literal["auto", "always", "never"]
 """Which workers take turns: those on one device, all on one machine's CPU, or none."""
@@ -68,19 +73,26 @@ class Alone:
         yield
 
 
+class _TooLongError(Exception):
+    """Somebody else did not give way for too long."""
+
+
 class Shared:
     """Turns among all processes that name the same file. Mutable: it knows whether this worker is working.
 
     Args:
         file: The lock; its folder exists. Beside it lies the gate.
         stride_s: Seconds between two looks whether another worker waits.
+        patience_s: Seconds after which this worker goes on beside whoever does not give way.
     """
 
-    def __init__(self, file: Path, *, stride_s: float = STRIDE_S) -> None:
+    def __init__(self, file: Path, *, stride_s: float = STRIDE_S, patience_s: float = PATIENCE_S) -> None:
         self._lock = ReadWriteLock(file, is_singleton=False)
         self._gate = file.with_suffix(".gate")
         self._stride_s = stride_s
+        self._patience_s = patience_s
         self._working = False
+        self._held = ExitStack()
         self._since_s = 0.0
 
     @contextmanager
@@ -103,36 +115,52 @@ class Shared:
         """Begin as soon as all others have stopped; they stop within a stride, and nobody new begins."""
         was_working = self._working
         self._end()
+        wait = self._patient(on_wait)
         try:
-            with acquired(self._gate, on_wait):
-                self._alone(on_wait)
-                try:
-                    yield
-                finally:
-                    self._lock.release()
+            with ExitStack() as held:
+                with suppress(_TooLongError):
+                    held.callback(acquired(self._gate, wait).release)
+                    _insist(lambda patience_s: self._lock.acquire_write(timeout=patience_s), wait)
+                    held.callback(self._lock.release)
+                yield
         finally:
             if was_working:
                 self._begin()
 
     def _begin(self) -> None:
-        with acquired(self._gate, lambda: None):
-            self._lock.acquire_read()
+        wait = self._patient(lambda: None)
+        with ExitStack() as passing, suppress(_TooLongError):
+            passing.callback(acquired(self._gate, wait).release)
+            _insist(lambda patience_s: self._lock.acquire_read(timeout=patience_s), wait)
+            self._held.callback(self._lock.release)
         self._working, self._since_s = True, time.monotonic()
 
     def _end(self) -> None:
-        if self._working:
-            self._working = False
-            self._lock.release()
+        self._working = False
+        self._held.close()
 
-    def _alone(self, on_wait: Callable[[], None]) -> None:
-        patience_s = 0.0
-        while True:
-            try:
-                self._lock.acquire_write(timeout=patience_s)
-                return
-            except Timeout:
-                on_wait()
-                patience_s = WAIT_S
+    def _patient(self, on_wait: Callable[[], None]) -> Callable[[], None]:
+        """Called while this worker waits; ends the waiting when it has taken too long."""
+        start_s = time.monotonic()
+
+        def waited() -> None:
+            on_wait()
+            if time.monotonic() - start_s > self._patience_s:
+                raise _TooLongError
+
+        return waited
+
+
+def _insist(take: Callable[[float], object], on_wait: Callable[[], None]) -> None:
+    """Take a lock as soon as it is free."""
+    patience_s = 0.0
+    while True:
+        try:
+            take(patience_s)
+            return
+        except Timeout:
+            on_wait()
+            patience_s = WAIT_S
 
 
 def turns(device: str, exclusive: Exclusive, *, folder: Path | None = None) -> Turns:

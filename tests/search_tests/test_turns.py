@@ -105,6 +105,22 @@ def test_a_killed_holder_leaves_nothing_locked(what: str, file: Path) -> None:
         assert time.monotonic() - start < 5
 
 
+@pytest.mark.parametrize("what", ["hold", "measure"])
+def test_a_stopped_holder_is_not_waited_for_for_ever(what: str, file: Path) -> None:
+    with holder(file, what) as process:
+        os.kill(process.pid, signal.SIGSTOP)
+        mine, start, waited = Shared(file, patience_s=2.0), time.monotonic(), list[None]()
+        with mine.working():
+            with mine.measuring(lambda: waited.append(None)):
+                assert time.monotonic() - start >= 2.0
+            assert len(waited) >= 2
+        os.kill(process.pid, signal.SIGCONT)
+        process.kill()
+        process.wait()
+        with mine.measuring(give_up):
+            pass  # nothing of it is left locked
+
+
 def test_a_measurement_that_fails_ends(file: Path) -> None:
     mine = Shared(file)
     with pytest.raises(ValueError, match="broken"), mine.working(), mine.measuring(give_up):
