@@ -21,6 +21,7 @@ from harness import arguments, finish, packaged_study, say
 
 from search.artifacts import Artifacts
 from search.bert.choose import choose
+from search.bert.ladder import ladder
 from search.bert.recovery import recover
 from search.bert.surgery import cut
 from search.engine import storage, study
@@ -28,7 +29,7 @@ from search.engine.worker import work
 from search.pipeline import evaluate
 from search.plan import Plan, encoder_macs
 from search.preparation import Prepared, prepare
-from search.records import Evaluation, ObjectiveInfo, Record
+from search.records import Evaluation, ObjectiveInfo, Record, StudyRecord
 
 RATIOS = {"50": 0.5, "25": 0.25}
 
@@ -41,6 +42,9 @@ class Progress:
 
     def finished(self, record: Record, completed: int, total: int) -> None:
         say(f"trial {completed} of {total}: {sum(record.seconds.values()):.1f} s {record.seconds}")
+
+    def known(self, study: StudyRecord) -> None:
+        pass
 
     def note(self, text: str) -> None:
         say(text)
@@ -58,6 +62,7 @@ def engine_share(prepared: Prepared, folder: Path) -> dict[str, Any]:
         energy_source=prepared.energy_source,
         content=prepared.content,
         machine=prepared.machine,
+        ladder=ladder(prepared.space, prepared.scores, sizes=definition.engine.ladder, tilts=definition.engine.tilts),
     )
     inside = 0.0
 
@@ -112,6 +117,7 @@ def speedups(prepared: Prepared, *, rounds: int) -> dict[str, Any]:
         say(f"round {round_ + 1} of {rounds}")
     result: dict[str, Any] = {}
     tokens = prepared.definition.latency.tokens
+    assert isinstance(tokens, int)
     dense = encoder_macs(plans["dense"], prepared.shape, tokens=tokens)
     for name in RATIOS:
         for what, key in (("run", "speedup"), ("train", "train_speedup")):
@@ -125,7 +131,9 @@ def main() -> None:
     given = arguments(__doc__.splitlines()[0])
     base = packaged_study("engine-benchmark", rows=600 if given.quick else 4000)
     trials = 10 if given.quick else 30
-    definition = base.model_copy(update={"engine": base.engine.model_copy(update={"trials": trials})})
+    engine = base.engine.model_copy(update={"trials": trials})
+    measuring = base.measuring.model_copy(update={"reference": False})  # the dense model takes turns here
+    definition = base.model_copy(update={"engine": engine, "measuring": measuring})
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         say("preparing: tokens, teacher, logits, importance")
