@@ -7,7 +7,7 @@ study, and read back by every command. Nothing that is not in it may change what
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -38,6 +38,7 @@ IMPORTANCES = ("fisher", "taylor", "magnitude", "random")
 """Names of the importance scores."""
 
 Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
+RangeT = TypeVar("RangeT", bound="Part")
 
 
 class Part(BaseModel):
@@ -106,9 +107,7 @@ class Range(Part):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.low > self.high:
-            raise ValueError(f"low is {self.low} and high is {self.high}: low must not exceed high")
-        return self
+        return _ordered(self, self.low, self.high)
 
 
 class LayerRanges(Part):
@@ -118,6 +117,57 @@ class LayerRanges(Part):
     """Share of the layer's attention heads to keep."""
     neurons: Range | None = None
     """Share of the layer's feed-forward neurons to keep."""
+
+
+class RateRange(Part):
+    """Smallest and largest learning rate; what lies between is spaced by equal factors."""
+
+    low: float = Field(gt=0, lt=1)
+    """Smallest peak learning rate."""
+    high: float = Field(gt=0, lt=1)
+    """Largest peak learning rate."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        return _ordered(self, self.low, self.high)
+
+
+class StepRange(Part):
+    """Fewest and most steps."""
+
+    low: int = Field(ge=0)
+    """Fewest optimizer steps."""
+    high: int = Field(ge=0)
+    """Most optimizer steps."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        return _ordered(self, self.low, self.high)
+
+
+def _ordered(part: RangeT, low: float, high: float) -> RangeT:
+    if low > high:
+        raise ValueError(f"low is {low} and high is {high}: low must not exceed high")
+    return part
+
+
+class ScheduleRanges(Part):
+    """What of the recovery's schedule the search chooses with each plan; null keeps the recovery's own value."""
+
+    learning_rate: RateRange | None = None
+    """Peak learning rate."""
+    steps: StepRange | None = None
+    """Optimizer steps. More of them cost more: give the search an objective or a budget that says so."""
+    distillation: Range | None = None
+    """Weight of the distillation loss."""
+    warmup: Range | None = None
+    """Share of the steps in which the learning rate rises."""
+
+    @property
+    def chosen(self) -> dict[str, RateRange | StepRange | Range]:
+        """The ranges that there are, by the recovery's field."""
+        ranges = {name: getattr(self, name) for name in type(self).model_fields}
+        return {name: range_ for name, range_ in ranges.items() if range_ is not None}
 
 
 class SpaceSettings(Part):
@@ -136,6 +186,9 @@ class SpaceSettings(Part):
     low is set below 1. Half of the rank is about half of their numbers."""
     embedding_block: int = Field(default=32, ge=1)
     """Ranks are multiples of this many; the smallest is one of these blocks."""
+    schedule: ScheduleRanges = ScheduleRanges()
+    """What of the recovery's schedule is chosen with each plan, for example
+    {"learning_rate": {"low": 3e-5, "high": 3e-4}}. By default nothing is."""
     vocabulary: Literal["all", "train"] = "all"
     """train leaves of the vocabulary only the tokens that the training rows use, and single characters, which spell
     every other word. This happens before the teacher is fine-tuned: the dense trial and all others have the small

@@ -20,14 +20,21 @@ from search.bert.recovery import recover
 from search.bert.refit import fitting_batches, refit
 from search.bert.surgery import cut
 from search.bert.training import score
-from search.definition import Bound
+from search.definition import Bound, RecoverySettings
 from search.errors import TrialError
 from search.plan import Plan
 from search.preparation import SCORING_BATCH, OnStage, Prepared, timed
 from search.records import Evaluation
 
 
-def evaluate(prepared: Prepared, plan: Plan, *, seed: int, on_stage: OnStage) -> Evaluation:
+def evaluate(
+    prepared: Prepared,
+    plan: Plan,
+    *,
+    seed: int,
+    on_stage: OnStage,
+    schedule: Mapping[str, float] | None = None,
+) -> Evaluation:
     """Cut, measure, re-fit, recover and score one plan.
 
     Args:
@@ -35,6 +42,7 @@ def evaluate(prepared: Prepared, plan: Plan, *, seed: int, on_stage: OnStage) ->
         plan: What to keep.
         seed: Seed of the recovery: the same plan and seed give the same result on the same machine.
         on_stage: Told what is being done.
+        schedule: Fields of the recovery that take another value than the definition's, `steps` for example.
 
     Returns:
         Measurements, violated constraints and seconds by stage. A plan that breaks a constraint on its size, latency or
@@ -51,7 +59,8 @@ def evaluate(prepared: Prepared, plan: Plan, *, seed: int, on_stage: OnStage) ->
 
     try:
         with prepared.turns.working():
-            return _evaluate(prepared, plan, seed, told)
+            recovery = prepared.definition.recovery.model_copy(update=dict(schedule or {}))
+            return _evaluate(prepared, plan, recovery, seed, told)
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise TrialError(_out_of_memory(prepared, error)) from None
     except RuntimeError as error:
@@ -64,7 +73,7 @@ def evaluate(prepared: Prepared, plan: Plan, *, seed: int, on_stage: OnStage) ->
         _give_memory_back()
 
 
-def _evaluate(prepared: Prepared, plan: Plan, seed: int, on_stage: OnStage) -> Evaluation:
+def _evaluate(prepared: Prepared, plan: Plan, recovery: RecoverySettings, seed: int, on_stage: OnStage) -> Evaluation:
     definition, seconds = prepared.definition, dict[str, float]()
     with timed(seconds, "cut"):
         on_stage("cut", 0, 1)
@@ -78,7 +87,7 @@ def _evaluate(prepared: Prepared, plan: Plan, seed: int, on_stage: OnStage) -> E
                 quantities[name] = objective.measure(Subject(model)).to_dict()
     violations = _violations(definition.bounds, quantities)
     goes_on = all(excess <= 0 for excess in violations.values()) and plan != Plan.dense(prepared.shape)
-    if goes_on and definition.recovery.refit_rows:
+    if goes_on and recovery.refit_rows:
         with timed(seconds, "refit"):
             on_stage("refit", 0, 1)
             refit(
@@ -86,19 +95,19 @@ def _evaluate(prepared: Prepared, plan: Plan, seed: int, on_stage: OnStage) -> E
                 prepared.teacher,
                 fitting_batches(
                     prepared.train,
-                    definition.recovery.refit_rows,
+                    recovery.refit_rows,
                     pad_id=prepared.pad_id,
                     seed=definition.engine.seed,  # the study's: all trials are fitted on the same rows
                     device=prepared.device,
                 ),
             )
-    if goes_on and definition.recovery.steps:
+    if goes_on and recovery.steps:
         with timed(seconds, "recover"):
             recover(
                 model,
                 prepared.train,
                 prepared.teacher_logits,
-                definition.recovery,
+                recovery,
                 pad_id=prepared.pad_id,
                 seed=seed,
                 on_step=lambda done, total: on_stage("recover", done, total),

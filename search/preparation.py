@@ -188,7 +188,7 @@ def prepare(
             made = _fetched(definition, artifacts, content, device, seconds, told)
         else:
             made = _made(definition, artifacts, device, content, seconds, told)
-    space = Space.of(definition.space, shape_of(made.teacher))
+    space = Space.of(definition.space, shape_of(made.teacher), definition.recovery)
     energy, lengths = definition.energy, made.rows["selection"].lengths
     known = built_in(
         dense_encoder_parameters=encoder_parameters(Plan.dense(space.shape), space.shape),
@@ -289,7 +289,7 @@ def _made(
     """Everything, from the checkpoint and the data; what the artifacts hold is not made again."""
     dense = load_dense(definition.model, labels=len(definition.task.labels), seed=definition.engine.seed)
     tokenizer = load_tokenizer(definition.model)
-    space = Space.of(definition.space, shape_of(dense))
+    space = Space.of(definition.space, shape_of(dense), definition.recovery)
     _check_fits(definition, dense, space.shape, tokenizer)
     with timed(seconds, "tokens"):
         rows_key, folder = _tokens(definition, artifacts, tokenizer, content, on_stage)

@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -189,7 +190,7 @@ def _loop(
     listener.known(studies.read(study))
     return work(
         study,
-        lambda plan, *, seed, on_stage: pipeline.evaluate(prepared, plan, seed=seed, on_stage=on_stage),
+        partial(pipeline.evaluate, prepared),
         listener,
         limits=limits,
         used_j=used_j,

@@ -44,6 +44,7 @@ class Record:
         state: What became of it.
         plan: Heads and neurons kept, and the rank of the word embeddings; None where the trial ended before it had one.
         ratios: The parameters in the study database, by dimension.
+        schedule: What was chosen of the recovery's schedule, by field; empty where nothing was.
         values: Objective values by name, empty unless complete.
         quantities: Everything measured: for each name a dict of value, unit, source and spread
             (`objectives.Measurement.to_dict`).
@@ -63,6 +64,7 @@ class Record:
     state: State
     plan: Plan | None = None
     ratios: dict[str, float] = field(default_factory=dict)
+    schedule: dict[str, float] = field(default_factory=dict)
     values: dict[str, float] = field(default_factory=dict)
     quantities: dict[str, dict[str, Any]] = field(default_factory=dict)
     feasible: bool = True

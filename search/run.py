@@ -468,7 +468,8 @@ def _dry_run(definition: Definition) -> None:
     _quiet()
     from search.bert.checkpoint import read_shape
 
-    space = Space.of(definition.space, read_shape(definition.model, labels=len(definition.task.labels)))
+    shape = read_shape(definition.model, labels=len(definition.task.labels))
+    space = Space.of(definition.space, shape, definition.recovery)
     print(definition.model_dump_json(indent=2))
     print(
         f"space: {len(space.dimensions)} dimensions, about 10^{space.log10_size():.1f} plans "

@@ -4,21 +4,29 @@
     layer.3.heads   = 0.5    ──► 6 of 12 heads ──────────► query, key, value 768 × 384
     layer.3.neurons = 0.25   ──► 768 of 3072 neurons ────► feed-forward 768 × 768
     embedding.rank  = 0.25   ──► rank 192 of 768 ────────► word embeddings 30522 × 192 times 192 × 768
+    schedule.steps  = 0.5    ──► half-way between the fewest and the most steps of the recovery
 
 Every ratio lies on the grid of whole heads, neuron blocks or blocks of the rank, so that different parameters are
-different plans. The exception: all ranks that would save no parameters mean the embeddings as they are.
+different plans. The exception: all ranks that would save no parameters mean the embeddings as they are. The schedule's
+ratios lie on a grid of nine, and say where between the ends of its range a value lies.
 """
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
-from search.definition import Range, SpaceSettings
+from search.definition import Range, RateRange, RecoverySettings, SpaceSettings, StepRange
 from search.errors import UserError
 from search.plan import Plan, Shape, word_parameters
 
 RANK = "embedding.rank"
-"""Name of the dimension that is not of a layer; only there where a definition asks for it."""
+"""Name of the dimension of the word embeddings; only there where a definition asks for it."""
+
+SCHEDULE = "schedule."
+"""What the names of the schedule's dimensions begin with; only there where a definition asks for them."""
+
+SCHEDULE_UNITS = 8
+"""A schedule's range is divided into so many steps."""
 
 
 @dataclass(frozen=True)
@@ -26,16 +34,18 @@ class Dimension:
     """One ratio that the search chooses.
 
     Attributes:
-        name: `layer.3.heads`, `layer.3.neurons` or `embedding.rank`.
+        name: `layer.3.heads`, `layer.3.neurons`, `embedding.rank` or `schedule.learning_rate`.
         low: Smallest ratio on the grid.
         high: Largest ratio on the grid.
         units: Number of units (heads, neuron blocks, or blocks of the rank) that a ratio of 1 keeps.
+        usual: The ratio that plans have which nobody chose it for; None where that follows their size.
     """
 
     name: str
     low: float
     high: float
     units: int
+    usual: float | None = None
 
     def snap(self, ratio: float) -> float:
         """The ratio of this dimension's grid that is nearest to a ratio, within the bounds."""
@@ -59,27 +69,30 @@ class Dimension:
 
 @dataclass(frozen=True)
 class Space:
-    """All dimensions of a study, two for each layer, and the rank of the word embeddings where it may vary.
+    """All dimensions of a study: two for each layer, the rank of the word embeddings and the schedule where they vary.
 
     Attributes:
         shape: Sizes of the dense model.
         neuron_block: Neurons per block.
-        dimensions: Heads and neurons of layer 0, of layer 1, and so on; then the rank.
+        dimensions: Heads and neurons of layer 0, of layer 1, and so on; then the rank; then the schedule.
         embedding_block: The rank is a multiple of this.
+        ranges: What the schedule's ratios lie between, by the recovery's field.
     """
 
     shape: Shape
     neuron_block: int
     dimensions: tuple[Dimension, ...]
     embedding_block: int = 32
+    ranges: Mapping[str, RateRange | StepRange | Range] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, settings: SpaceSettings, shape: Shape) -> "Space":
+    def of(cls, settings: SpaceSettings, shape: Shape, recovery: RecoverySettings | None = None) -> "Space":
         """Lay the definition's ranges over a model.
 
         Args:
             settings: Ranges and block size.
             shape: Sizes of the dense model.
+            recovery: The usual schedule, which the ladder is recovered with; None takes the default one.
 
         Returns:
             The space. The last neuron block is smaller where the block size does not divide the neurons.
@@ -109,7 +122,13 @@ class Space:
             dimensions.append(_dimension(f"layer.{layer}.neurons", neurons, blocks))
         if settings.factorises:
             dimensions.append(_rank_dimension(settings, shape))
-        return cls(shape, settings.neuron_block, tuple(dimensions), settings.embedding_block)
+        ranges = settings.schedule.chosen
+        for name, range_ in ranges.items():
+            usual = _place(range_, getattr(recovery or RecoverySettings(), name))
+            units = SCHEDULE_UNITS if range_.low < range_.high else 1
+            snapped = Dimension(f"{SCHEDULE}{name}", 0.0, 1.0 if units > 1 else 0.0, units)
+            dimensions.append(replace(snapped, usual=snapped.snap(usual)))
+        return cls(shape, settings.neuron_block, tuple(dimensions), settings.embedding_block, ranges)
 
     def plan(self, ratios: Mapping[str, float]) -> Plan:
         """The plan that the ratios mean.
@@ -136,13 +155,43 @@ class Space:
         rank = min(blocks * self.embedding_block, self.shape.hidden)
         return rank if word_parameters(rank, self.shape) < word_parameters(None, self.shape) else None
 
+    def schedule(self, ratios: Mapping[str, float]) -> dict[str, float | int]:
+        """The schedule that the ratios mean: values of the recovery's fields, those that are dimensions.
+
+        Args:
+            ratios: One ratio for each dimension, by name.
+
+        Raises:
+            KeyError: If a dimension has no ratio.
+        """
+        return {name: _value(range_, ratios[f"{SCHEDULE}{name}"]) for name, range_ in self.ranges.items()}
+
     def uniform(self, ratio: float) -> dict[str, float]:
-        """The same ratio in every dimension, snapped to each grid and bounds."""
-        return {d.name: d.snap(ratio) for d in self.dimensions}
+        """The same ratio in every dimension, snapped to each grid and bounds; the schedule is the usual one."""
+        return {d.name: d.snap(ratio) if d.usual is None else d.usual for d in self.dimensions}
 
     def log10_size(self) -> float:
         """Number of plans, as a power of ten."""
         return sum(math.log10(d.choices) for d in self.dimensions)
+
+
+def _value(range_: RateRange | StepRange | Range, ratio: float) -> float | int:
+    """What lies at a ratio of the way between the ends of a range."""
+    low, high = range_.low, range_.high
+    if isinstance(range_, RateRange):
+        return float(f"{low * (high / low) ** ratio:.6g}")
+    value = low + (high - low) * ratio
+    return round(value) if isinstance(range_, StepRange) else round(value, 9)
+
+
+def _place(range_: RateRange | StepRange | Range, value: float) -> float:
+    """Where between the ends of a range a value lies, from 0 to 1."""
+    low, high = range_.low, range_.high
+    if low == high:
+        return 0.0
+    logarithmic = isinstance(range_, RateRange)
+    place = math.log(value / low) / math.log(high / low) if logarithmic else (value - low) / (high - low)
+    return min(max(place, 0.0), 1.0)
 
 
 def _rank_dimension(settings: SpaceSettings, shape: Shape) -> Dimension:
@@ -150,6 +199,11 @@ def _rank_dimension(settings: SpaceSettings, shape: Shape) -> Dimension:
         raise UserError(
             f"space.embedding_block is {settings.embedding_block}; the hidden size is {shape.hidden}; "
             "use a smaller block"
+        )
+    if word_parameters(settings.embedding_block, shape) >= word_parameters(None, shape):
+        raise UserError(
+            f"space.embedding_block is {settings.embedding_block}; embeddings of that rank or more save no parameters of "
+            "this model; use a smaller block"
         )
     units = math.ceil(shape.hidden / settings.embedding_block)
     low = max(settings.embedding.low, 1 / units)  # embeddings of rank 0 would say nothing

@@ -45,6 +45,9 @@ def render_trial(study: StudyRecord, record: Record) -> RenderableType:
     ]
     if record.plan is not None:
         tables.append(_plan_table(study, record))
+    if record.schedule:
+        chosen = {name: f"{value:g}" for name, value in record.schedule.items()}
+        tables.append(_pairs("schedule", "chosen", chosen))
     if record.values or record.quantities:
         tables.append(_quantity_table(study, record))
     if record.state == "complete" or record.violations:

@@ -65,7 +65,7 @@ def tilted(space: Space, scores: Scores, *, size: float, tilt: float) -> dict[st
             _, layer, kind = dimension.name.split(".")
             threshold = counts[kind][int(layer)] / dimension.units
             share = (1 - tilt) * size + tilt * threshold
-        ratios[dimension.name] = dimension.snap(share)
+        ratios[dimension.name] = dimension.snap(share) if dimension.usual is None else dimension.usual
     return ratios
 
 

@@ -4,6 +4,8 @@ Each worker writes what it intends, then reads what the others have written; of 
 sees the other, and the rule says who gives way.
 """
 
+from collections.abc import Mapping
+
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
@@ -48,10 +50,10 @@ def is_double(study: Study, trial: int) -> bool:
     return any(other.state in states and lineage(other) == own for other in trials[:trial])
 
 
-def with_plan(study: Study, plan: Plan) -> list[FrozenTrial]:
-    """The trials of this plan that are complete or running, by number."""
-    wanted = [list(plan.heads), list(plan.neurons), plan.rank]
-    names = (attributes.HEADS, attributes.NEURONS, attributes.RANK)
+def with_plan(study: Study, plan: Plan, schedule: Mapping[str, float] | None = None) -> list[FrozenTrial]:
+    """The trials of this plan, recovered by this schedule, that are complete or running, by number."""
+    wanted = [list(plan.heads), list(plan.neurons), plan.rank, dict(schedule) if schedule else None]
+    names = (attributes.HEADS, attributes.NEURONS, attributes.RANK, attributes.SCHEDULE)
     return [
         trial
         for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.RUNNING))
@@ -59,15 +61,18 @@ def with_plan(study: Study, plan: Plan) -> list[FrozenTrial]:
     ]
 
 
-def made_by_others(study: Study, plan: Plan, trial: int) -> FrozenTrial | None:
+def made_by_others(
+    study: Study, plan: Plan, trial: int, schedule: Mapping[str, float] | None = None
+) -> FrozenTrial | None:
     """A trial that answers for this plan: a complete one, or else a running one with a lower number, to be waited for.
 
     Args:
         study: The study.
         plan: The plan.
         trial: Number of the trial that asks.
+        schedule: What was chosen of its recovery's schedule; None or empty where nothing was.
     """
-    others = with_plan(study, plan)
+    others = with_plan(study, plan, schedule)
     complete = [other for other in others if other.state == TrialState.COMPLETE]
     running = [other for other in others if other.state == TrialState.RUNNING and other.number < trial]
     return next(iter(complete + running), None)

@@ -219,7 +219,7 @@ def create(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             study.set_metric_names([objective.label for objective in objectives])
-        queue_dense(study, Space.of(definition.space, shape))
+        queue_dense(study, Space.of(definition.space, shape, definition.recovery))
         for ratios in ladder:
             study.enqueue_trial(dict(ratios), user_attrs={attributes.ROLE: "ladder"}, skip_if_exists=True)
         study.set_user_attr(attributes.DEFINITION, definition.to_json())
@@ -286,6 +286,7 @@ def record(trial: FrozenTrial, objective_names: list[str]) -> Record:
         state=state,
         plan=plan,
         ratios=dict(trial.params),
+        schedule=attrs.get(attributes.SCHEDULE, {}),
         values=dict(zip(objective_names, values, strict=bool(values))),
         quantities=attrs.get(attributes.QUANTITIES, {}),
         feasible=all(value <= 0 for value in trial.constraints.values()),

@@ -49,8 +49,15 @@ from search.space import Space
 class Evaluate(Protocol):
     """Evaluates one plan; `search.pipeline.evaluate` behind a worker."""
 
-    def __call__(self, plan: Plan, *, seed: int, on_stage: Callable[[str, int, int], None]) -> Evaluation:
-        """Cut, measure, recover and score a plan."""
+    def __call__(
+        self,
+        plan: Plan,
+        *,
+        seed: int,
+        on_stage: Callable[[str, int, int], None],
+        schedule: Mapping[str, float] | None = None,
+    ) -> Evaluation:
+        """Cut, measure, recover and score a plan; `schedule` is only given where it is a dimension."""
         ...
 
 
@@ -115,7 +122,7 @@ def work(
         UserError: If as many trials in a row failed as the definition allows.
     """
     about = stored(study)
-    space = Space.of(about.definition.space, about.shape)
+    space = Space.of(about.definition.space, about.shape, about.definition.recovery)
     names = tuple(objective.name for objective in about.objectives)
     study.sampler = sampler.make(about.definition.engine, space, population=about.population)
     job = _Job(study, space, names, about.definition.engine.seed, evaluate, listener)
@@ -230,12 +237,15 @@ def _run(trial: Trial, job: _Job) -> Sequence[float]:
     role = trial.user_attrs.get(attributes.ROLE, "search")
     ratios = {d.name: trial.suggest_float(d.name, d.low, d.high) for d in space.dimensions}
     plan = Plan.dense(space.shape) if role == "dense" else space.plan(ratios)
+    schedule = {} if plan == Plan.dense(space.shape) else space.schedule(ratios)  # the dense model is not recovered
     trial.set_user_attr(attributes.ROLE, role)
     if plan.rank is not None:  # first: where heads and neurons stand, the plan is whole
         trial.set_user_attr(attributes.RANK, plan.rank)
+    if schedule:
+        trial.set_user_attr(attributes.SCHEDULE, schedule)
     trial.set_user_attr(attributes.HEADS, list(plan.heads))
     trial.set_user_attr(attributes.NEURONS, list(plan.neurons))
-    while (other := made_by_others(study, plan, trial.number)) is not None:
+    while (other := made_by_others(study, plan, trial.number, schedule)) is not None:
         if other.state == TrialState.COMPLETE:
             return _answer(trial, record(other, list(names)), names)
         listener.stage(trial.number, "wait for the same plan", 0, 1)
@@ -245,7 +255,10 @@ def _run(trial: Trial, job: _Job) -> Sequence[float]:
     trial.set_user_attr(attributes.SEED, number)
     try:
         evaluation = job.evaluate(
-            plan, seed=number, on_stage=lambda name, done, all_: listener.stage(trial.number, name, done, all_)
+            plan,
+            seed=number,
+            on_stage=lambda name, done, all_: listener.stage(trial.number, name, done, all_),
+            **({"schedule": schedule} if schedule else {}),
         )
         missing = [name for name in names if name not in evaluation.quantities]
         if missing:
@@ -260,7 +273,7 @@ def _run(trial: Trial, job: _Job) -> Sequence[float]:
         trial.set_user_attr(attributes.FAILURE, f"{type(error).__name__}: {error}")
         trial.set_user_attr(attributes.TRACEBACK, traceback.format_exc(limit=-6))
         raise TrialError(f"{type(error).__name__}: {error}") from error
-    other = made_by_others(study, plan, trial.number)
+    other = made_by_others(study, plan, trial.number, schedule)
     if other is not None and other.state == TrialState.COMPLETE:  # begun at the same moment, and finished sooner
         return _answer(trial, record(other, list(names)), names)
     outside = {"space": 1.0} if role == "dense" and space.plan(space.uniform(1.0)) != plan else {}

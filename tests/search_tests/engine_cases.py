@@ -55,6 +55,7 @@ def begin(folder: Path, definition: Definition) -> tuple[Study, str]:
 
 def create_in(opened: RDBStorage, definition: Definition) -> Study:
     """A new study in an open storage."""
+    space = Space.of(definition.space, SHAPE, definition.recovery)
     return study.create(
         opened,
         definition,
@@ -63,7 +64,9 @@ def create_in(opened: RDBStorage, definition: Definition) -> Study:
         energy_source="model",
         content={"rows": "r", "teacher": "t"},
         machine="cpu with 1 threads",
-        ladder=[Space.of(definition.space, SHAPE).uniform(size) for size in definition.engine.ladder],
+        ladder=[
+            Space.of(definition.space, SHAPE, definition.recovery).uniform(size) for size in definition.engine.ladder
+        ],
     )
 
 

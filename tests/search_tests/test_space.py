@@ -101,7 +101,7 @@ def test_the_rank_is_no_dimension_unless_a_study_asks_for_it() -> None:
     assert space.plan(space.uniform(0.5)).rank is None
 
 
-@given(ratio=st.floats(0, 1), block=st.integers(1, 768))
+@given(ratio=st.floats(0, 1), block=st.integers(1, 700))
 def test_any_ratio_gives_a_rank_on_the_grid_that_saves_parameters(ratio: float, block: int) -> None:
     space = Space.of(RANKED.model_copy(update={"embedding_block": block}), BERT_BASE)
     ratios = {**space.uniform(1.0), "embedding.rank": ratio}
@@ -114,6 +114,11 @@ def test_any_ratio_gives_a_rank_on_the_grid_that_saves_parameters(ratio: float, 
         assert total_parameters(plan, BERT_BASE) < total_parameters(dense, BERT_BASE)
     dimension = space.dimensions[-1]
     assert space.plan({**ratios, "embedding.rank": dimension.snap(ratio)}) == plan
+
+
+def test_a_block_of_which_no_multiple_saves_parameters_is_refused() -> None:
+    with pytest.raises(UserError, match=r"space.embedding_block is 750; embeddings of that rank or more save no param"):
+        Space.of(RANKED.model_copy(update={"embedding_block": 750}), BERT_BASE)
 
 
 def test_ratios_of_the_rank() -> None:
