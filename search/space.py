@@ -202,8 +202,8 @@ def _rank_dimension(settings: SpaceSettings, shape: Shape) -> Dimension:
         )
     if word_parameters(settings.embedding_block, shape) >= word_parameters(None, shape):
         raise UserError(
-            f"space.embedding_block is {settings.embedding_block}; embeddings of that rank or more save no parameters of "
-            "this model; use a smaller block"
+            f"space.embedding_block is {settings.embedding_block}; embeddings of that rank or more save no "
+            "parameters of this model; use a smaller block"
         )
     units = math.ceil(shape.hidden / settings.embedding_block)
     low = max(settings.embedding.low, 1 / units)  # embeddings of rank 0 would say nothing

@@ -64,9 +64,7 @@ def create_in(opened: RDBStorage, definition: Definition) -> Study:
         energy_source="model",
         content={"rows": "r", "teacher": "t"},
         machine="cpu with 1 threads",
-        ladder=[
-            Space.of(definition.space, SHAPE, definition.recovery).uniform(size) for size in definition.engine.ladder
-        ],
+        ladder=[space.uniform(size) for size in definition.engine.ladder],
     )
 
 
