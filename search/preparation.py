@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from transformers import PreTrainedTokenizerBase
 
 from objectives import Conditions, MeasurementUnavailable, Objective, built_in, resolve
 from search.artifacts import Artifacts, digest, digest_of_files
+from search.bert.block_importance import block_importance
 from search.bert.checkpoint import (
     PrunedBertForSequenceClassification,
     fingerprint,
@@ -31,8 +32,9 @@ from search.bert.checkpoint import (
     load_dense,
     save,
 )
-from search.bert.encoding import Encoded, collate, encode, load_tokenizer, training_batches
+from search.bert.encoding import Encoded, collate, drawn_batches, encode, load_tokenizer, training_batches
 from search.bert.importance import Scores, importance
+from search.bert.ladder import check_droppable
 from search.bert.recovery import cross_entropy
 from search.bert.splitting import load_splits
 from search.bert.surgery import shape_of
@@ -47,6 +49,13 @@ OnStage = Callable[[str, int, int], None]
 
 SCORING_BATCH = 64
 """Rows per batch when a split is scored; it has no influence on the logits."""
+
+IMPORTANCE_BATCH = 32
+"""Rows per batch when importance is scored."""
+
+UNIFORM = "2"
+"""How importance is made now, as the study's `content` names it: rows drawn uniformly, blocks scored too. A study whose
+content names nothing was prepared before: it took whole batches of rows of like length, and keeps to that."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +74,7 @@ class Prepared:
         scores: Importance of heads and neurons.
         objectives: Everything that can be measured, by name.
         energy_source: `nvml`, `rapl` or `model`.
-        content: Hashes of the rows and of the dense model's making.
+        content: Hashes of the rows and of the dense model's making, and how importance is made.
         machine: Device and threads that latencies are measured with.
         seconds: What the preparation took now, by stage; near 0 where it was found in the artifact folder.
     """
@@ -208,9 +217,10 @@ def _made(
     pad_id = int(tokenizer.pad_token_id)
     with timed(seconds, "teacher logits"):
         logits = _teacher_logits(artifacts, teacher, key, rows["train"], pad_id, on_stage)
+    named = {**key, "importance": UNIFORM} if content is None else dict(content)
     with timed(seconds, "importance"):
-        scores = _importance(definition, artifacts, teacher, key, rows["train"], pad_id, on_stage)
-    return _Made(key, rows, teacher, pad_id, logits, scores)
+        scores = _importance(definition, artifacts, teacher, named, rows["train"], pad_id, on_stage)
+    return _Made(named, rows, teacher, pad_id, logits, scores)
 
 
 def _waiting(on_stage: OnStage) -> Callable[[str], None]:
@@ -225,12 +235,11 @@ def wanted(definition: Definition, content: Mapping[str, str]) -> dict[str, str]
         definition: The study's definition.
         content: Hashes that the study was created with.
     """
-    key = dict(content)
     return {
-        "tokens": key["rows"],
-        "teacher": key["teacher"],
-        "logits": digest(key),
-        "importance": digest(_importance_key(definition, key)),
+        "tokens": content["rows"],
+        "teacher": content["teacher"],
+        "logits": digest({"teacher": content["teacher"], "rows": content["rows"]}),
+        "importance": digest(_importance_key(definition, content)),
     }
 
 
@@ -243,7 +252,7 @@ def _fetched(
     on_stage: OnStage,
 ) -> _Made:
     """Everything, by the hashes that the study names; where the artifacts lack something, it is made."""
-    key, hashes = dict(content), wanted(definition, content)
+    hashes = wanted(definition, content)
     folders = {}
     for number, (kind, hash_) in enumerate(hashes.items()):
         on_stage(f"fetch {kind}", number, len(hashes))
@@ -258,7 +267,7 @@ def _fetched(
                 ) from None
         folders[kind] = folder
     return _Made(
-        content=key,
+        content=dict(content),
         rows=_load_rows(folders["tokens"]),
         teacher=_moved(load(folders["teacher"]), device),
         pad_id=int(load_tokenizer(str(folders["teacher"])).pad_token_id),
@@ -315,6 +324,8 @@ def _check_fits(
             raise UserError(
                 f"{name} is {tokens}; the checkpoint '{definition.model}' has {shape.positions} positions; use no more"
             )
+    for blocks in definition.engine.drop_blocks:
+        check_droppable(Space.of(definition.space, shape), blocks)
     if definition.teacher.fine_tuned and not is_fine_tuned(definition.model):
         raise UserError(
             f"teacher.fine_tuned is true and the checkpoint '{definition.model}' holds no classifier; "
@@ -443,31 +454,44 @@ def _importance(
     definition: Definition,
     artifacts: Artifacts,
     teacher: PrunedBertForSequenceClassification,
-    key: dict[str, str],
+    content: Mapping[str, str],
     rows: Encoded,
     pad_id: int,
     on_stage: OnStage,
 ) -> Scores:
-    """Importance of the teacher's heads and neurons, on training rows drawn with the study's seed."""
-    settings, seed, size = definition.importance, definition.engine.seed, 32
+    """Importance of the teacher's heads, neurons and blocks, on training rows drawn with the study's seed."""
+    settings, seed = definition.importance, definition.engine.seed
+    uniform = content.get("importance") == UNIFORM
 
-    def batches() -> Iterator[dict[str, Tensor]]:
+    def batches(stage: str) -> Iterator[dict[str, Tensor]]:
         device = next(teacher.parameters()).device
-        total = math.ceil(min(settings.rows, len(rows)) / size)
-        for number, batch in enumerate(islice(training_batches(rows, batch_size=size, seed=seed), total)):
-            on_stage("importance", number, total)
+        drawn = (drawn_batches if uniform else _bucketed)(rows, settings.rows, batch_size=IMPORTANCE_BATCH, seed=seed)
+        for number, batch in enumerate(drawn):
+            on_stage(stage, number, len(drawn))
             yield collate(rows, batch, pad_id=pad_id, device=device)
 
     def make(folder: Path) -> None:
-        scores = importance(settings.method, teacher, batches(), seed=seed)
+        scores = importance(settings.method, teacher, batches("importance"), seed=seed, loss=settings.loss)
+        if uniform:
+            blocks = block_importance(teacher, batches("importance of blocks"), loss=settings.loss)
+            scores = replace(scores, blocks=blocks)
         save_file(scores.to_tensors(), folder / "scores.safetensors")
 
-    folder = artifacts.made("importance", _importance_key(definition, key), make, on_wait=_waiting(on_stage))
+    folder = artifacts.made("importance", _importance_key(definition, content), make, on_wait=_waiting(on_stage))
     return Scores.from_tensors(load_file(folder / "scores.safetensors"))
 
 
-def _importance_key(definition: Definition, key: dict[str, str]) -> dict[str, Any]:
-    return {**key, "seed": definition.engine.seed, **definition.importance.model_dump(mode="json")}
+def _bucketed(rows: Encoded, count: int, *, batch_size: int, seed: int) -> list[list[int]]:
+    """The rows of studies that were prepared before: the first training batches, each of rows of like length."""
+    total = math.ceil(min(count, len(rows)) / batch_size)
+    return list(islice(training_batches(rows, batch_size=batch_size, seed=seed), total))
+
+
+def _importance_key(definition: Definition, content: Mapping[str, str]) -> dict[str, Any]:
+    settings = definition.importance.model_dump(mode="json")
+    if "importance" not in content:  # prepared before: the key of then, in which the number of rows hides their hash
+        return {**content, "seed": definition.engine.seed, "method": settings["method"], "rows": settings["rows"]}
+    return {**content, "seed": definition.engine.seed, "settings": settings}
 
 
 def _moved(model: PrunedBertForSequenceClassification, device: torch.device) -> PrunedBertForSequenceClassification:

@@ -142,7 +142,13 @@ def begin(start: Start, place: Place, limits: Limits, listener: Listener) -> boo
         energy_source=prepared.energy_source,
         content=prepared.content,
         machine=prepared.machine,
-        ladder=ladder(prepared.space, prepared.scores, sizes=definition.engine.ladder, tilts=definition.engine.tilts),
+        ladder=ladder(
+            prepared.space,
+            prepared.scores,
+            sizes=definition.engine.ladder,
+            tilts=definition.engine.tilts,
+            drop_blocks=definition.engine.drop_blocks,
+        ),
     )
     if worker_name() is None:  # a launched worker that starts again must not take back what was raised meanwhile
         studies.set_trials(study, definition)
