@@ -101,7 +101,19 @@ def test_doctor_says_where_the_packages_come_from(tmp_path: Path) -> None:
 def test_help_names_the_commands(tmp_path: Path) -> None:
     done = command("--help", folder=tmp_path)
     assert done.returncode == 0
-    for name in ("front", "show", "work", "resume", "run", "studies", "copy", "proxy", "dashboard", "doctor"):
+    for name in (
+        "front",
+        "show",
+        "importance",
+        "work",
+        "resume",
+        "run",
+        "studies",
+        "copy",
+        "proxy",
+        "dashboard",
+        "doctor",
+    ):
         assert name in done.stdout
 
 
