@@ -147,6 +147,35 @@ def report(
 
 
 @app.command()
+def importance(
+    study: Study,
+    storage: Storage = None,
+    artifacts: Annotated[
+        str | None,
+        typer.Option(
+            help="Artifact folder, or s3://BUCKET/PREFIX; by default runs/STUDY/artifacts.", show_default=False
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Write the picture to this HTML file, which needs no network.", show_default=False),
+    ] = None,
+) -> None:
+    """Show how much each head, the neurons and each block of the dense model matter, layer by layer."""
+    from search.analysis.importance import importance_page, render_importance
+    from search.scores import stored_importance
+
+    if out is not None and out.suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"--out is '{out}'; the picture is an HTML page: name a file that ends in .html")
+    scores = stored_importance(study, storage=storage or default_storage(study), artifacts=artifacts)
+    make_console().print(render_importance(scores))
+    if out is not None:
+        with _writing(out, "--out"):
+            out.write_text(importance_page(scores), encoding="utf-8")
+        print(f"written to {out}")
+
+
+@app.command()
 def work(
     study: Study,
     storage: Storage = None,

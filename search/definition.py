@@ -222,8 +222,18 @@ class ImportanceSettings(Part):
 
     method: Literal["fisher", "taylor", "magnitude", "random"] = "fisher"
     """Name of the score; random is the control that the others are compared with."""
+    loss: Literal["task", "distillation"] = "task"
+    """Loss whose gradients fisher and taylor take: that of the rows' labels, or of the labels that the teacher itself
+    would give, for which fisher is the curvature of the distillation loss."""
     rows: int = Field(default=512, ge=1)
-    """Training rows that the score is averaged over; magnitude and random need none."""
+    """Training rows, drawn with the study's seed, that the score is averaged over; magnitude and random take them for
+    whole blocks only."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.loss != "task" and self.method not in ("fisher", "taylor"):
+            raise ValueError(f"loss is {self.loss!r} with method {self.method!r}: fisher and taylor alone have a loss")
+        return self
 
 
 class SupernetSettings(Part):
@@ -383,6 +393,9 @@ class EngineSettings(Part):
     tilts: tuple[Ratio, ...] = (0.0, 0.5)
     """How each of these sizes is spread over the layers: 0 keeps the same ratio in each, 1 what one threshold of
     importance over all layers keeps, 0.5 lies half-way."""
+    drop_blocks: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    """Numbers of attention and feed-forward blocks, for example [1, 2]: each size of the ladder is also tried with so
+    many of the least important blocks gone and the others the wider for it."""
     failures_in_a_row: int = Field(default=10, ge=1)
     """The search stops after this many failed trials in a row."""
 

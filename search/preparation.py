@@ -28,6 +28,7 @@ from objectives.backends import open_backend
 from objectives.latency import Latency
 from search import supernets
 from search.artifacts import Artifacts, digest, digest_of_files
+from search.bert.block_importance import block_importance
 from search.bert.checkpoint import (
     PrunedBertForSequenceClassification,
     fingerprint,
@@ -36,9 +37,10 @@ from search.bert.checkpoint import (
     load_dense,
     save,
 )
-from search.bert.encoding import Encoded, collate, encode, load_tokenizer, training_batches
+from search.bert.encoding import Encoded, collate, drawn_batches, encode, load_tokenizer, training_batches
 from search.bert.factorise import directions, frequencies
 from search.bert.importance import Scores, importance
+from search.bert.ladder import check_droppable
 from search.bert.recovery import cross_entropy
 from search.bert.splitting import load_splits
 from search.bert.surgery import WORDS, shape_of
@@ -64,6 +66,13 @@ SEARCHED = ("train", "selection")
 SCORING_BATCH = 64
 """Rows per batch when a split is scored; it has no influence on the logits."""
 
+IMPORTANCE_BATCH = 32
+"""Rows per batch when importance is scored."""
+
+UNIFORM = "2"
+"""How importance is made now, as the study's `content` names it: rows drawn uniformly, blocks scored too. A study whose
+content names nothing was prepared before: it took whole batches of rows of like length, and keeps to that."""
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -81,7 +90,7 @@ class Prepared:
         scores: Importance of heads and neurons.
         objectives: Everything that can be measured, by name.
         energy_source: `nvml`, `rapl` or `model`.
-        content: Hashes of the rows and of the dense model's making.
+        content: Hashes of the rows and of the dense model's making, and how importance is made.
         machine: Device and threads that latencies are measured with.
         seconds: What the preparation took now, by stage; near 0 where it was found in the artifact folder.
         directions: Directions of the word embeddings (H, H), those first that stay longest; None where their rank is no
@@ -305,8 +314,9 @@ def _made(
     pad_id = int(tokenizer.pad_token_id)
     with timed(seconds, "teacher logits"):
         logits = _teacher_logits(artifacts, teacher, key, rows["train"], pad_id, on_stage)
+    named = {**key, "importance": UNIFORM} if content is None else dict(content)
     with timed(seconds, "importance"):
-        scores = _importance(definition, artifacts, teacher, key, rows["train"], pad_id, on_stage)
+        scores = _importance(definition, artifacts, teacher, named, rows["train"], pad_id, on_stage)
     found = _directions(artifacts, teacher, key, rows["train"], on_stage) if definition.space.factorises else None
     supernet = None
     if supernets.asked_for(definition):
@@ -315,7 +325,7 @@ def _made(
                 definition,
                 artifacts,
                 teacher,
-                _importance_key(definition, key),
+                _importance_key(definition, named),
                 scores,
                 space,
                 rows["train"],
@@ -324,7 +334,7 @@ def _made(
                 on_step=on_stage,
                 on_wait=_waiting(on_stage),
             )
-    return _Made(key, rows, teacher, pad_id, logits, scores, found, reduced, supernet)
+    return _Made(named, rows, teacher, pad_id, logits, scores, found, reduced, supernet)
 
 
 def _cost(definition: Definition, artifacts: Artifacts, content: Mapping[str, str]) -> dict[str, float]:
@@ -345,8 +355,8 @@ def wanted(definition: Definition, content: Mapping[str, str]) -> dict[str, str]
         definition: The study's definition.
         content: Hashes that the study was created with.
     """
-    key = dict(content)
-    importance_key = _importance_key(definition, key)
+    key = {"teacher": content["teacher"], "rows": content["rows"]}
+    importance_key = _importance_key(definition, content)
     hashes = {
         "tokens": key["rows"],
         "teacher": key["teacher"],
@@ -368,7 +378,7 @@ def _fetched(
     on_stage: OnStage,
 ) -> _Made:
     """Everything, by the hashes that the study names; where the artifacts lack something, it is made."""
-    key, hashes = dict(content), wanted(definition, content)
+    hashes = wanted(definition, content)
     folders = {}
     for number, (kind, hash_) in enumerate(hashes.items()):
         on_stage(f"fetch {kind}", number, len(hashes))
@@ -383,7 +393,7 @@ def _fetched(
                 ) from None
         folders[kind] = folder
     return _Made(
-        content=key,
+        content=dict(content),
         rows=_load_rows(folders["tokens"]),
         teacher=_moved(load(folders["teacher"]), device),
         pad_id=int(load_tokenizer(str(folders["teacher"])).pad_token_id),
@@ -469,6 +479,8 @@ def _check_fits(
             raise UserError(
                 f"{name} is {tokens}; the checkpoint '{definition.model}' has {shape.positions} positions; use no more"
             )
+    for blocks in definition.engine.drop_blocks:
+        check_droppable(Space.of(definition.space, shape), blocks)
     if definition.teacher.fine_tuned and not is_fine_tuned(definition.model):
         raise UserError(
             f"teacher.fine_tuned is true and the checkpoint '{definition.model}' holds no classifier; "
@@ -613,26 +625,30 @@ def _importance(
     definition: Definition,
     artifacts: Artifacts,
     teacher: PrunedBertForSequenceClassification,
-    key: dict[str, str],
+    content: Mapping[str, str],
     rows: Encoded,
     pad_id: int,
     on_stage: OnStage,
 ) -> Scores:
-    """Importance of the teacher's heads and neurons, on training rows drawn with the study's seed."""
-    settings, seed, size = definition.importance, definition.engine.seed, 32
+    """Importance of the teacher's heads, neurons and blocks, on training rows drawn with the study's seed."""
+    settings, seed = definition.importance, definition.engine.seed
+    uniform = content.get("importance") == UNIFORM
 
-    def batches() -> Iterator[dict[str, Tensor]]:
+    def batches(stage: str) -> Iterator[dict[str, Tensor]]:
         device = next(teacher.parameters()).device
-        total = math.ceil(min(settings.rows, len(rows)) / size)
-        for number, batch in enumerate(islice(training_batches(rows, batch_size=size, seed=seed), total)):
-            on_stage("importance", number, total)
+        drawn = (drawn_batches if uniform else _bucketed)(rows, settings.rows, batch_size=IMPORTANCE_BATCH, seed=seed)
+        for number, batch in enumerate(drawn):
+            on_stage(stage, number, len(drawn))
             yield collate(rows, batch, pad_id=pad_id, device=device)
 
     def make(folder: Path) -> None:
-        scores = importance(settings.method, teacher, batches(), seed=seed)
+        scores = importance(settings.method, teacher, batches("importance"), seed=seed, loss=settings.loss)
+        if uniform:
+            blocks = block_importance(teacher, batches("importance of blocks"), loss=settings.loss)
+            scores = replace(scores, blocks=blocks)
         save_file(scores.to_tensors(), folder / "scores.safetensors")
 
-    folder = artifacts.made("importance", _importance_key(definition, key), noted(make), on_wait=_waiting(on_stage))
+    folder = artifacts.made("importance", _importance_key(definition, content), noted(make), on_wait=_waiting(on_stage))
     return Scores.from_tensors(load_file(folder / "scores.safetensors"))
 
 
@@ -654,8 +670,17 @@ def _directions(
     return load_file(folder / DIRECTIONS)["directions"]
 
 
-def _importance_key(definition: Definition, key: dict[str, str]) -> dict[str, Any]:
-    return {**key, "seed": definition.engine.seed, **definition.importance.model_dump(mode="json")}
+def _bucketed(rows: Encoded, count: int, *, batch_size: int, seed: int) -> list[list[int]]:
+    """The rows of studies that were prepared before: the first training batches, each of rows of like length."""
+    total = math.ceil(min(count, len(rows)) / batch_size)
+    return list(islice(training_batches(rows, batch_size=batch_size, seed=seed), total))
+
+
+def _importance_key(definition: Definition, content: Mapping[str, str]) -> dict[str, Any]:
+    settings = definition.importance.model_dump(mode="json")
+    if "importance" not in content:  # prepared before: the key of then, in which the number of rows hides their hash
+        return {**content, "seed": definition.engine.seed, "method": settings["method"], "rows": settings["rows"]}
+    return {**content, "seed": definition.engine.seed, "settings": settings}
 
 
 def _moved(model: PrunedBertForSequenceClassification, device: torch.device) -> PrunedBertForSequenceClassification:

@@ -112,9 +112,15 @@ def begin(start: Start, place: Place, limits: Limits, listener: Listener) -> boo
         energy_source=prepared.energy_source,
         content=prepared.content,
         machine=prepared.machine,
-        ladder=ladder(prepared.space, prepared.scores, sizes=definition.engine.ladder, tilts=definition.engine.tilts),
         preparation=prepared.cost,
         reference_ms=prepared.reference_ms,
+        ladder=ladder(
+            prepared.space,
+            prepared.scores,
+            sizes=definition.engine.ladder,
+            tilts=definition.engine.tilts,
+            drop_blocks=definition.engine.drop_blocks,
+        ),
     )
     # Another worker may have created it at the same moment: what it measured then counts for all.
     prepared = preparation.referred(prepared, studies.stored(study).reference_ms)

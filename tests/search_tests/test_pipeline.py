@@ -1,6 +1,7 @@
 """From a plan to measurements, on the real packaged checkpoint and real sentences."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,11 @@ import torch
 
 import search.pipeline as pipeline
 from objectives import Measurement, MeasurementUnavailable, Subject
-from search.artifacts import Artifacts
+from search import preparation
+from search.artifacts import Artifacts, digest
+from search.bert.block_importance import block_importance
+from search.bert.encoding import collate, drawn_batches, training_batches
+from search.bert.importance import importance
 from search.definition import (
     Bound,
     Definition,
@@ -94,6 +99,66 @@ def test_only_what_depends_on_a_change_is_made_again(
     make(definition.model_copy(update=fields), folder)
     after = {path.name for path in folder.iterdir() if path.is_dir()}
     assert {name.split("-")[0] for name in after - before} == made
+
+
+def test_importance_is_made_again_where_its_rows_are_others_even_if_the_teacher_is_the_same() -> None:
+    content = {"teacher": "t", "rows": "r", "importance": "2"}
+    settings = ImportanceSettings()
+    definition = Definition(name="x", data="x", importance=settings)
+    hashes = {
+        preparation.wanted(changed_definition, {**content, **other})["importance"]
+        for changed_definition in (
+            definition,
+            definition.model_copy(update={"importance": ImportanceSettings(loss="distillation")}),
+            definition.model_copy(update={"importance": ImportanceSettings(rows=8)}),
+        )
+        for other in ({}, {"rows": "s"}, {"teacher": "u"})
+    }
+    assert len(hashes) == 9
+
+
+def test_importance_is_scored_on_rows_of_all_lengths_blocks_included(
+    definition: Definition, folder: Path, prepared: Prepared
+) -> None:
+    assert prepared.content["importance"] == "2"
+    made = next(folder.glob("importance-*/key.json"))
+    assert json.loads(made.read_text())["importance"] == "2"
+    drawn = drawn_batches(prepared.train, 32, batch_size=32, seed=definition.engine.seed)
+    batches = [collate(prepared.train, rows, pad_id=prepared.pad_id, device=CPU) for rows in drawn]
+    assert torch.equal(prepared.scores.heads, importance("fisher", prepared.teacher, batches).heads)
+    assert prepared.scores.blocks is not None
+    assert torch.equal(prepared.scores.blocks, block_importance(prepared.teacher, batches))
+
+
+def test_a_study_that_was_prepared_before_keeps_its_scores(
+    definition: Definition, folder: Path, prepared: Prepared
+) -> None:
+    """Its content names no way to make importance: same key as then, same rows, no scores of blocks."""
+    content = {name: prepared.content[name] for name in ("teacher", "rows")}
+    key = {**content, "seed": 0, "method": "fisher", "rows": 32}  # as it was written then
+    assert preparation.wanted(definition, content)["importance"] == digest(key)
+    for name in ("tokens", "teacher", "logits"):
+        assert preparation.wanted(definition, content)[name] == preparation.wanted(definition, prepared.content)[name]
+    made = make(definition, folder, content=content)
+    assert made.content == content
+    first = next(training_batches(prepared.train, batch_size=32, seed=0))
+    batch = collate(prepared.train, first, pad_id=prepared.pad_id, device=CPU)
+    assert torch.equal(made.scores.heads, importance("fisher", prepared.teacher, [batch]).heads)
+    assert made.scores.blocks is None
+    stages: list[str] = []
+    fetched = make(
+        definition, folder, content=content, from_artifacts=True, on_stage=lambda n, _d, _t: stages.append(n)
+    )
+    assert all(stage.startswith("fetch ") for stage in stages)
+    assert torch.equal(fetched.scores.heads, made.scores.heads)
+    assert not torch.equal(fetched.scores.heads, prepared.scores.heads)
+
+
+def test_too_many_blocks_to_drop_are_refused_before_anything_is_made(definition: Definition, tmp_path: Path) -> None:
+    engine = definition.engine.model_copy(update={"drop_blocks": (1, 13)})
+    with pytest.raises(UserError, match=r"engine\.drop_blocks is 13; 12 blocks may vanish"):
+        make(definition.model_copy(update={"engine": engine}), tmp_path / "artifacts")
+    assert not (tmp_path / "artifacts").exists()
 
 
 def test_the_held_out_split_is_stored_and_not_loaded(folder: Path, prepared: Prepared) -> None:
