@@ -5,7 +5,7 @@
 
 It is measured, not approximated: the sum over a block's heads or neurons of scores that hold for small changes says
 little about losing all of them at once. No gradient is needed. What comes before the block is the same as in the dense
-model, so that only the layers from it on are computed again: layers + 1 forward passes in all.
+model, so that only the layers from it on are computed again: as much as layers + 2 forward passes in all.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 from transformers import BertForSequenceClassification
 
@@ -54,7 +53,7 @@ def block_importance(model: BertForSequenceClassification, batches: Iterable[Bat
         raise ValueError(f"the model holds {plan_of(model.config)}: importance is scored on the dense model")
     gains = torch.zeros(shape_of(model).layers, 2, dtype=torch.float64)
     sentences = 0
-    with evaluating(model), sdpa_kernel(SDPBackend.MATH):
+    with evaluating(model):
         for batch in batches:
             here = {name: values.to(model.device) for name, values in batch.items()}
             calls, dense = _dense_pass(model, here)
