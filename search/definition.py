@@ -19,7 +19,7 @@ METRICS = ("accuracy", "f1", "matthews")
 OBJECTIVES = (*METRICS, "parameters", "encoder_parameters", "encoder_share", "macs", "latency_ms", "energy_mj")
 """Names of the built-in quantities that can be an objective. A study script may add its own."""
 
-SAMPLERS = ("nsga2", "nsga3", "tpe", "random")
+SAMPLERS = ("nsga2", "nsga3", "surrogate", "tpe", "random")
 """Names of the samplers."""
 
 IMPORTANCES = ("fisher", "taylor", "magnitude", "random")
@@ -227,8 +227,8 @@ class EngineSettings(Part):
 
     trials: int = Field(default=100, ge=1)
     """Completed trials in the whole study, also when it is resumed; may be raised later."""
-    sampler: Literal["nsga2", "nsga3", "tpe", "random"] = "nsga2"
-    """Name of the sampler."""
+    sampler: Literal["nsga2", "nsga3", "surrogate", "tpe", "random"] = "nsga2"
+    """Name of the sampler; surrogate has a model of the finished trials choose among NSGA-II's offspring."""
     population: int | None = Field(default=None, ge=2)
     """Plans in a generation of NSGA-II or NSGA-III; null takes a fifth of the trials, at least 8 and at most 50."""
     seed: int = Field(default=0, ge=0)

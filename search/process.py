@@ -116,7 +116,7 @@ def begin(start: Start, place: Place, limits: Limits, listener: Listener) -> boo
     if existing is not None and about is not None:
         studies.check_same(existing, definition)
     from search import preparation
-    from search.bert.ladder import ladder
+    from search.bert.ladder import kept_mass, ladder
     from search.records import ObjectiveInfo
 
     device = _device(place.device)
@@ -143,6 +143,7 @@ def begin(start: Start, place: Place, limits: Limits, listener: Listener) -> boo
         content=prepared.content,
         machine=prepared.machine,
         ladder=ladder(prepared.space, prepared.scores, sizes=definition.engine.ladder, tilts=definition.engine.tilts),
+        mass=kept_mass(prepared.space, prepared.scores),
     )
     if worker_name() is None:  # a launched worker that starts again must not take back what was raised meanwhile
         studies.set_trials(study, definition)

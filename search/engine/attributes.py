@@ -15,6 +15,8 @@ MACHINE = "measured on"
 """Device and threads; the same for all trials."""
 POPULATION = "population"
 """Plans per generation, fixed when the study was created."""
+MASS = "importance kept"
+"""Importance that each dimension keeps with 0, 1, ... units, as a share of all heads' or all neurons'."""
 UNFINISHED = "unfinished copy"
 """Whether the study is being copied from elsewhere; the next copy begins anew where it finds this."""
 

@@ -172,6 +172,7 @@ def create(
     content: dict[str, str],
     machine: str,
     ladder: Sequence[Mapping[str, float]],
+    mass: Mapping[str, Sequence[float]] | None = None,
 ) -> Study:
     """Create the study, or complete one whose creation was interrupted, or open the one that exists.
 
@@ -184,6 +185,7 @@ def create(
         content: Hashes of the rows and of the dense model's making.
         machine: Device and threads that latencies are measured with.
         ladder: Plans to begin with, as ratios by dimension.
+        mass: Importance that each dimension keeps with 0, 1, ... units, for samplers that can use it.
 
     Returns:
         The study, with the dense model and then the ladder queued.
@@ -206,6 +208,8 @@ def create(
         study.set_user_attr(attributes.ENERGY_SOURCE, energy_source)
         study.set_user_attr(attributes.CONTENT, content)
         study.set_user_attr(attributes.MACHINE, machine)
+        if mass is not None:
+            study.set_user_attr(attributes.MASS, {name: list(kept) for name, kept in mass.items()})
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             study.set_metric_names([_axis(objective) for objective in objectives])
