@@ -85,7 +85,7 @@ def begin(start: Start, place: Place, limits: Limits, listener: Listener) -> boo
     if existing is not None and about is not None:
         studies.check_same(existing, definition)
     from search import preparation
-    from search.bert.ladder import ladder
+    from search.bert.ladder import kept_mass, ladder
     from search.records import ObjectiveInfo
 
     device = _device(place.device)
@@ -121,6 +121,7 @@ def begin(start: Start, place: Place, limits: Limits, listener: Listener) -> boo
             tilts=definition.engine.tilts,
             drop_blocks=definition.engine.drop_blocks,
         ),
+        mass=kept_mass(prepared.space, prepared.scores),
     )
     # Another worker may have created it at the same moment: what it measured then counts for all.
     prepared = preparation.referred(prepared, studies.stored(study).reference_ms)

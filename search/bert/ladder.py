@@ -140,6 +140,29 @@ def check_droppable(space: Space, blocks: int) -> None:
         )
 
 
+def kept_mass(space: Space, scores: Scores) -> dict[str, list[float]]:
+    """Importance that each dimension keeps with 0, 1, ... units, the most important units first.
+
+    Args:
+        space: The study's dimensions.
+        scores: Importance of all heads and neurons; what is below 0 counts as 0.
+
+    Returns:
+        For each dimension of heads or neurons a list (units + 1,), rising from 0, as a share of all heads' or all
+        neurons' importance. Other dimensions, and those of a kind whose units all score 0, are left out.
+    """
+    by_kind = {"heads": scores.heads, "neurons": _blocks(scores.neurons, space.neuron_block)}
+    mass = {}
+    for dimension in space.dimensions:
+        kind = dimension.name.rpartition(".")[2]
+        units = by_kind[kind].clamp(min=0.0) if kind in by_kind else torch.zeros(1)
+        if units.sum() > 0:
+            layer = int(dimension.name.split(".")[1])
+            kept = torch.sort(units[layer], descending=True).values.cumsum(0) / units.sum()
+            mass[dimension.name] = [0.0, *(round(share, 6) for share in kept.tolist())]
+    return mass
+
+
 def _over_threshold(scores: Tensor, size: float) -> list[int]:
     """How many units each layer keeps (layers,) if the best-scored of all layers (layers, units) stay."""
     layers, units = scores.shape

@@ -19,6 +19,8 @@ POPULATION = "population"
 """Plans per generation, fixed when the study was created."""
 PREPARATION = "preparation [s]"
 """What each artifact took when it was really made, by kind: what the search owes beside its trials."""
+MASS = "importance kept"
+"""Importance that each dimension keeps with 0, 1, ... units, as a share of all heads' or all neurons'."""
 UNFINISHED = "unfinished copy"
 """Whether the study is being copied from elsewhere; the next copy begins anew where it finds this."""
 

@@ -1,9 +1,11 @@
-"""Who proposes the next plan: Optuna's samplers by name, behind one wrapper that closes their traps.
+"""Who proposes the next plan: Optuna's samplers and ours by name, behind one wrapper that closes their traps.
 
 - Parameters are ratios on a grid; the samplers draw real numbers. The wrapper snaps them, so equal plans have equal
   parameters, and draws again when a plan is already in the study.
 - NSGA-II gives no generation to a trial whose parameters were all queued, so it would never become a parent. The
   wrapper gives every trial its generation.
+- NSGA-II's own first generation is random, and its crossover and mutation know nothing of sizes. Here the ladder is
+  the first generation, and offspring are plans near their parents (`search.engine.offspring`).
 - A sampler with the same seed repeats its samples when a search is resumed, and two workers with equal seeds sample the
   same. Here every trial has its own seed, from the study's seed and the trial's number: an interrupted search goes on
   as if it had not been interrupted, and no two workers draw the same.
@@ -11,7 +13,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,8 +24,9 @@ from optuna.samplers._ga import BaseGASampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from search.definition import EngineSettings
+from search.definition import Definition, EngineSettings
 from search.engine import attributes
+from search.engine.offspring import Grid, offspring
 from search.engine.retry import this_worker
 from search.space import Space
 
@@ -53,29 +56,79 @@ def trial_seed(seed: int, trial: int) -> int:
     return int(np.random.SeedSequence([seed, trial]).generate_state(1)[0])
 
 
-def _nsga2(population: int, seed: int) -> BaseSampler:
-    return NSGAIISampler(population_size=population, seed=seed)
+class NearParents:
+    """How NSGA-II and NSGA-III make a child: a plan near the population, its size first.
+
+    Args:
+        space: The study's dimensions.
+        seed: Of one trial.
+    """
+
+    def __init__(self, space: Space, seed: int) -> None:
+        self._grid = Grid.of(space)
+        self._random = np.random.default_rng(seed)
+
+    def __call__(
+        self,
+        study: Study,  # noqa: ARG002
+        search_space: Mapping[str, BaseDistribution],
+        parent_population: Sequence[FrozenTrial],
+    ) -> dict[str, Any]:
+        """Ratios of the child for all dimensions of `search_space`."""
+        parents = self._grid.plans([parent.params for parent in parent_population])
+        child = self._grid.params(offspring(self._grid, parents, self._random))
+        return {name: child[name] for name in search_space}
 
 
-def _nsga3(population: int, seed: int) -> BaseSampler:
-    return NSGAIIISampler(population_size=population, seed=seed)
+@dataclass(frozen=True)
+class Setting:
+    """What a sampler is made for.
+
+    Attributes:
+        definition: The study's definition.
+        space: Its dimensions.
+        population: Plans per generation.
+        seed: Of one trial.
+    """
+
+    definition: Definition
+    space: Space
+    population: int
+    seed: int
 
 
-def _tpe(population: int, seed: int) -> BaseSampler:
-    return TPESampler(n_startup_trials=population, multivariate=True, seed=seed)
+def _nsga2(given: Setting) -> BaseSampler:
+    children = NearParents(given.space, given.seed)
+    return NSGAIISampler(population_size=given.population, seed=given.seed, child_generation_strategy=children)
 
 
-def _random(_population: int, seed: int) -> BaseSampler:
-    return RandomSampler(seed=seed)
+def _nsga3(given: Setting) -> BaseSampler:
+    children = NearParents(given.space, given.seed)
+    return NSGAIIISampler(population_size=given.population, seed=given.seed, child_generation_strategy=children)
 
 
-BY_NAME: Mapping[str, Callable[[int, int], BaseSampler]] = {
+def _surrogate(given: Setting) -> BaseSampler:
+    from search.engine.surrogate import SurrogateSampler
+
+    return SurrogateSampler(given.definition, given.space, seed=given.seed)
+
+
+def _tpe(given: Setting) -> BaseSampler:
+    return TPESampler(n_startup_trials=given.population, multivariate=True, seed=given.seed)
+
+
+def _random(given: Setting) -> BaseSampler:
+    return RandomSampler(seed=given.seed)
+
+
+BY_NAME: Mapping[str, Callable[[Setting], BaseSampler]] = {
     "nsga2": _nsga2,
     "nsga3": _nsga3,
+    "surrogate": _surrogate,
     "tpe": _tpe,
     "random": _random,
 }
-"""Samplers by name: from population and seed to an Optuna sampler."""
+"""Samplers by name."""
 
 
 class PlanSampler(BaseSampler):
@@ -124,10 +177,10 @@ class PlanSampler(BaseSampler):
         seen = self._plans_in(study)
         sample: dict[str, Any] = {}
         for _ in range(REDRAWS):
-            drawn = self.inner.sample_relative(study, trial, search_space)
+            drawn = self.inner.sample_relative(study, trial, search_space) or self._first(study, search_space)
             if not drawn:
                 return {}
-            # NSGA-II leaves a ratio that shall mutate out of its draw, to be drawn alone.
+            # A sampler may leave a ratio out of its draw, to be drawn alone.
             sample = {
                 name: self._snap(name, drawn[name])
                 if name in drawn
@@ -151,6 +204,17 @@ class PlanSampler(BaseSampler):
     def reseed_rng(self) -> None:
         """Pass the wish for a fresh seed on."""
         self.inner.reseed_rng()
+
+    def _first(self, study: Study, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
+        """A child of the finished trials while NSGA-II's first generation, which has no parents, is not complete."""
+        children = getattr(self.inner, "_child_generation_strategy", None)
+        if not isinstance(children, NearParents):
+            return {}
+        names = self._dimensions.keys()
+        finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        usable = [trial for trial in finished if names <= trial.params.keys()]
+        feasible = [trial for trial in usable if all(value <= 0 for value in trial.constraints.values())]
+        return children(study, search_space, feasible or usable) if usable else {}
 
     def _snap(self, name: str, value: Any) -> Any:
         dimension = self._dimensions.get(name)
@@ -183,12 +247,16 @@ class PlanSampler(BaseSampler):
         return sample
 
 
-def make(settings: EngineSettings, space: Space, *, population: int) -> PlanSampler:
+def make(definition: Definition, space: Space, *, population: int) -> PlanSampler:
     """The sampler of a study; the same for all its workers.
 
     Args:
-        settings: The definition's engine settings.
+        definition: The study's definition.
         space: The study's dimensions.
         population: Plans per generation, as fixed when the study was created.
     """
-    return PlanSampler(partial(BY_NAME[settings.sampler], population), space, seed=settings.seed)
+
+    def make_inner(seed: int) -> BaseSampler:
+        return BY_NAME[definition.engine.sampler](Setting(definition, space, population, seed))
+
+    return PlanSampler(make_inner, space, seed=definition.engine.seed)

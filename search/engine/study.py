@@ -177,6 +177,7 @@ def create(
     ladder: Sequence[Mapping[str, float]],
     preparation: Mapping[str, float] | None = None,
     reference_ms: Mapping[str, float] | None = None,
+    mass: Mapping[str, Sequence[float]] | None = None,
 ) -> Study:
     """Create the study, or complete one whose creation was interrupted, or open the one that exists.
 
@@ -191,6 +192,7 @@ def create(
         ladder: Plans to begin with, as ratios by dimension.
         preparation: Seconds that each artifact took when it was really made, by kind.
         reference_ms: Latencies of the dense model, by quantity, that those of all trials are related to.
+        mass: Importance that each dimension keeps with 0, 1, ... units, for samplers that can use it.
 
     Returns:
         The study, with the dense model and then the ladder queued.
@@ -216,6 +218,8 @@ def create(
         study.set_user_attr(attributes.PREPARATION, dict(preparation or {}))
         if reference_ms:
             study.set_user_attr(attributes.REFERENCE, dict(reference_ms))
+        if mass is not None:
+            study.set_user_attr(attributes.MASS, {name: list(kept) for name, kept in mass.items()})
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             study.set_metric_names([objective.label for objective in objectives])

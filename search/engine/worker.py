@@ -124,7 +124,7 @@ def work(
     about = stored(study)
     space = Space.of(about.definition.space, about.shape, about.definition.recovery)
     names = tuple(objective.name for objective in about.objectives)
-    study.sampler = sampler.make(about.definition.engine, space, population=about.population)
+    study.sampler = sampler.make(about.definition, space, population=about.population)
     job = _Job(study, space, names, about.definition.engine.seed, evaluate, listener)
     running = _Running(metered=_Metered(used_j))
 

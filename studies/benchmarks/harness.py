@@ -8,6 +8,7 @@ import argparse
 import json
 import platform
 import subprocess
+import time
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
@@ -20,17 +21,39 @@ from search import Definition, ImportanceSettings, LatencySettings, RecoverySett
 
 def arguments(description: str, **flags: str) -> argparse.Namespace:
     """The command line: `quick`, `json`, and a script's own flags with their help texts."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--quick", action="store_true", help="a few minutes on two cores, smaller numbers")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result to this file")
+    made = parser(description)
     for name, text in flags.items():
-        parser.add_argument(f"--{name}", action="store_true", help=text)
-    return parser.parse_args()
+        made.add_argument(f"--{name}", action="store_true", help=text)
+    return made.parse_args()
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """A command line with `quick` and `json`, to which a benchmark may add its own."""
+    made = argparse.ArgumentParser(description=description)
+    made.add_argument("--quick", action="store_true", help="a few minutes on two cores, smaller numbers")
+    made.add_argument("--json", type=Path, metavar="FILE", help="also write the result to this file")
+    return made
 
 
 def say(text: str) -> None:
     """One line of progress."""
     print(text, flush=True)
+
+
+class Clock:
+    """Compute that is used from now on: on a CPU its own seconds of all threads, which other processes hardly disturb.
+
+    Args:
+        device: Where the work is done; on a GPU the seconds are those of the wall.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._now = time.process_time if device.type == "cpu" else time.perf_counter
+        self._start = self._now()
+
+    def seconds(self) -> float:
+        """Seconds so far."""
+        return self._now() - self._start
 
 
 def finish(result: dict[str, Any], file: Path | None) -> None:

@@ -105,7 +105,7 @@ def asked(url: str, sizes: list[int], *, repeats: int) -> list[dict[str, Any]]:
         held = len(opened.get_trials(deepcopy=False))
         formula.fill(opened, size - held)
         fresh = study.get(storage.open_storage(url, create=False), "large")
-        fresh.sampler = sampler.make(definition.engine, space, population=50)
+        fresh.sampler = sampler.make(definition, space, population=50)
         took = []
         for number in range(repeats + 1):
             start = time.perf_counter()

@@ -10,7 +10,7 @@ from pathlib import Path
 import optuna
 import pytest
 from engine_cases import DEFINITION, SHAPE, SilentListener, begin, evaluation_of
-from optuna.samplers import NSGAIISampler
+from optuna.samplers import NSGAIISampler, RandomSampler
 from optuna.trial import TrialState
 from optuna_dashboard._serializer import serialize_frozen_trial
 
@@ -36,6 +36,19 @@ def test_queued_ladder_trials_become_parents(tmp_path: Path) -> None:
     assert len(ladder) == 5  # eight rungs, of which four heads and four blocks tell five apart
     assert ladder <= numbers
     assert len(numbers) == 8
+
+
+@pytest.mark.parametrize("name", ["nsga2", "nsga3", "surrogate"])
+def test_no_plan_is_drawn_by_chance_once_a_trial_has_finished(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def drawn(*_args: object) -> None:
+        raise AssertionError("a ratio was drawn at random")
+
+    monkeypatch.setattr(RandomSampler, "sample_independent", drawn)
+    opened, _url = begin(tmp_path, small(DEFINITION, trials=14, population=20, sampler=name))
+    assert work(opened, evaluation_of, SilentListener())  # the first generation alone would take 20 trials
+    assert len([t for t in opened.trials if t.user_attrs[attributes.ROLE] == "search"]) >= 8
 
 
 def test_stock_sampler_leaves_queued_trials_without_generation() -> None:
@@ -100,7 +113,7 @@ def test_samples_lie_on_the_grid_and_are_new(name: str, tmp_path: Path) -> None:
         for dimension in space.dimensions:
             assert trial.params[dimension.name] == dimension.snap(trial.params[dimension.name])
     plans = Counter(space.plan(t.params) for t in opened.trials)
-    assert sum(n - 1 for n in plans.values()) <= (0 if name in ("nsga2", "nsga3") else 4)
+    assert sum(n - 1 for n in plans.values()) <= (0 if name in ("nsga2", "nsga3", "surrogate") else 4)
 
 
 def test_infeasible_trials_are_infeasible_for_optuna_and_for_the_dashboard(tmp_path: Path) -> None:

@@ -1,12 +1,14 @@
 """The ladder that a search starts from."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from search.bert.importance import Scores
-from search.bert.ladder import dropped, ladder, tilted
+from search.bert.ladder import dropped, kept_mass, ladder, tilted
 from search.definition import EngineSettings, LayerRanges, Range, SpaceSettings
 from search.errors import UserError
 from search.plan import Shape
@@ -141,3 +143,23 @@ def test_the_rank_of_the_word_embeddings_goes_with_the_size_and_is_never_tilted(
         ratios = tilted(space, EARLY, size=0.5, tilt=tilt)
         assert ratios == {**tilted(SPACE, EARLY, size=0.5, tilt=tilt), "embedding.rank": 0.5}
         assert space.plan(ratios).rank == 16
+
+
+def test_kept_mass_rises_to_the_share_of_a_layer() -> None:
+    mass = kept_mass(SPACE, EARLY)
+    assert mass.keys() == {d.name for d in SPACE.dimensions}
+    for kind, weights in (("heads", [8, 4, 3, 1]), ("neurons", [1, 1, 1, 1])):
+        for layer, weight in enumerate(weights):
+            kept = mass[f"layer.{layer}.{kind}"]
+            assert len(kept) == 5
+            assert kept[0] == 0
+            assert kept[-1] == pytest.approx(weight / sum(weights), abs=1e-5)
+            steps = [after - before for before, after in pairwise(kept)]
+            assert steps == sorted(steps, reverse=True)
+            assert min(steps) > 0
+    assert mass["layer.0.heads"][1] == pytest.approx(8 / (16 * 3), abs=1e-5)  # heads count 1, 5/6, 2/3 and 1/2
+
+
+def test_kept_mass_of_scores_below_zero_is_zero_and_a_kind_without_scores_is_left_out() -> None:
+    scores = Scores(heads=torch.tensor([[1.0, -1.0, -2.0, 1.0]] * 4).double(), neurons=torch.zeros(4, 64).double())
+    assert kept_mass(SPACE, scores) == {f"layer.{layer}.heads": [0.0, 0.125, 0.25, 0.25, 0.25] for layer in range(4)}

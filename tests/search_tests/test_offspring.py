@@ -1,0 +1,104 @@
+"""Plans near known ones: sizes first, deviations second."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from engine_cases import SHAPE
+from hypothesis import given, settings
+from hypothesis import strategies as some
+
+from search.definition import LayerRanges, Range, SpaceSettings
+from search.engine.offspring import OTHER, Grid, offspring, varied
+from search.plan import Plan, Shape, encoder_parameters
+from search.space import Dimension, Space
+
+BERT = Shape(12, 12, 64, 768, 3072, 30522, 512, 2, 2)
+SPACE = Space.of(SpaceSettings(), BERT)
+GRID = Grid.of(SPACE)
+RUNGS = GRID.plans([SPACE.uniform(size) for size in (1.0, 0.75, 0.5, 0.25, 0.1)])
+
+
+def drawn(count: int, parents: np.ndarray = RUNGS, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return np.stack([offspring(GRID, parents, rng) for _ in range(count)])
+
+
+def test_sizes_are_the_shares_of_what_a_layer_can_lose() -> None:
+    least = encoder_parameters(Plan((0,) * 12, (0,) * 12), BERT)
+    dense = encoder_parameters(Plan.dense(BERT), BERT)
+    for plan, size in zip(RUNGS, GRID.sizes(RUNGS), strict=True):
+        count = encoder_parameters(SPACE.plan(GRID.params(plan)), BERT)
+        assert size == pytest.approx((count - least) / (dense - least))
+
+
+def test_ratios_become_units_and_ratios_again() -> None:
+    for plan in drawn(20):
+        assert GRID.plans([GRID.params(plan)])[0].tolist() == plan.tolist()
+        for dimension in SPACE.dimensions:
+            ratio = GRID.params(plan)[dimension.name]
+            assert ratio == dimension.snap(ratio)
+
+
+def test_all_sizes_are_drawn_where_independent_ratios_crowd_in_the_middle() -> None:
+    sizes = GRID.sizes(drawn(400))
+    independent = GRID.sizes(np.random.default_rng(0).integers(GRID.fewest, GRID.most + 1, (400, len(GRID.units))))
+    assert (independent < 0.25).mean() < 0.01
+    for low, high in ((0.0, 0.1), (0.1, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.0)):
+        assert 0.08 < ((sizes >= low) & (sizes < high)).mean() < 0.35
+
+
+def test_layers_stay_near_those_of_the_parents() -> None:
+    ratios = drawn(400) / GRID.units
+    assert np.abs(ratios - ratios.mean(axis=1, keepdims=True)).mean() < 0.1  # independent ratios: 0.25
+
+
+def test_parents_are_not_changed() -> None:
+    before = RUNGS.copy()
+    drawn(50)
+    varied(GRID, RUNGS[2], np.random.default_rng(0))
+    assert (before == RUNGS).all()
+
+
+def test_one_parent_is_enough() -> None:
+    sizes = GRID.sizes(drawn(200, parents=RUNGS[2:3]))
+    assert sizes.min() < 0.2
+    assert sizes.max() > 0.8
+
+
+def test_a_varied_plan_keeps_its_size_about() -> None:
+    rng = np.random.default_rng(0)
+    plans = np.stack([varied(GRID, RUNGS[2], rng) for _ in range(200)])
+    assert (plans != RUNGS[2]).any(axis=1).mean() > 0.9
+    change = GRID.sizes(plans) - GRID.sizes(RUNGS[2:3])
+    assert abs(change.mean()) < 0.005
+    assert np.abs(change).max() < 0.05
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    low=some.floats(0, 0.5),
+    high=some.floats(0.5, 1),
+    own=some.floats(0.25, 1),
+    seed=some.integers(0, 2**32),
+    count=some.integers(1, 5),
+)
+def test_bounds_are_kept(low: float, high: float, own: float, seed: int, count: int) -> None:
+    ranges = {1: LayerRanges(heads=Range(low=0.25, high=own))}
+    space = Space.of(SpaceSettings(heads=Range(low=low, high=high), neuron_block=16, layers=ranges), SHAPE)
+    grid, rng = Grid.of(space), np.random.default_rng(seed)
+    parents = rng.integers(grid.fewest, grid.most + 1, (count, len(grid.units)))
+    for plan in (offspring(grid, parents, rng), varied(grid, parents[0], rng)):
+        assert (plan >= grid.fewest).all()
+        assert (plan <= grid.most).all()
+
+
+def test_a_dimension_that_is_no_matter_of_size_is_taken_from_parents_and_stepped() -> None:
+    rank = Dimension("embedding.rank", 0.25, 1.0, 8)
+    space = replace(SPACE, dimensions=(*SPACE.dimensions, rank))
+    grid, rng = Grid.of(space), np.random.default_rng(0)
+    assert grid.kinds[-1] == OTHER
+    parents = np.concatenate([RUNGS, np.full((len(RUNGS), 1), 4)], axis=1)
+    ranks = [int(offspring(grid, parents, rng)[-1]) for _ in range(300)]
+    assert 0.5 < np.mean(np.array(ranks) == 4) < 1.0
+    assert set(ranks) >= {3, 4, 5}
