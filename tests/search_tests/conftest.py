@@ -1,6 +1,5 @@
 """Real data for the tests: the GLUE files beside the repository, and what two packages ship."""
 
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -8,10 +7,10 @@ import pytest
 
 
 @pytest.fixture(autouse=True)
-def _noted(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> None:
+def _noted(request: pytest.FixtureRequest) -> None:
     """Note in the report which tests ran on the data that a clone does not bring: CI shows that there were some."""
     if "glue" in request.fixturenames:
-        record_property("data", "glue")
+        request.node.user_properties.append(("data", "glue"))
 
 
 @pytest.fixture(scope="session")
