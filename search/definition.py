@@ -293,6 +293,20 @@ class RecoverySettings(Part):
     """Autocast type of training; auto takes bf16 on devices that have it, else fp32. Trials are scored in fp32."""
 
 
+class EndingSettings(Part):
+    """When a recovery is ended because it cannot reach the front any more; off unless rungs are named."""
+
+    rungs: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
+    """Shares of a recovery's steps after which it is looked at, for example [0.33, 0.67]."""
+    rows: int = Field(default=256, ge=1)
+    """Rows of the selection split, drawn with the study's seed, that the candidate is scored on then."""
+    wrong: float = Field(default=0.1, gt=0, lt=1)
+    """Share of the recoveries that may be ended although they would have reached the front. The smaller it is, the more
+    trials must have finished before any is ended: 9 at 0.1, 19 at 0.05."""
+    audited: Ratio = 0.1
+    """Share of those that would be ended which go on all the same, to see how many are ended wrongly."""
+
+
 class LatencySettings(Part):
     """Conditions of the latency measurement, which the energy measurement and the MACs share."""
 
@@ -426,6 +440,8 @@ class Definition(Part):
     """How a cut model is brought back."""
     supernet: SupernetSettings = SupernetSettings()
     """The super-network that plans are cut from where recovery.start is supernet."""
+    ending: EndingSettings = EndingSettings()
+    """When a recovery is ended early."""
     objectives: tuple[str, ...] = Field(default=("metric", "parameters", "latency_ms", "energy_mj"), min_length=1)
     """The vector a trial returns; metric stands for the task's metric."""
     constraints: dict[str, Bound] = {}

@@ -8,7 +8,7 @@ plan ──► choose ──► cut ──► size, latency, energy ──► re
 import ctypes
 import gc
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -26,6 +26,9 @@ from search.plan import Plan
 from search.preparation import SCORING_BATCH, OnStage, Prepared, timed
 from search.records import Evaluation
 
+OnRung = Callable[[float, float, Mapping[str, float]], bool]
+"""Asked at a rung of a recovery, with its share of the steps, the metric, and what was measured before: does it end?"""
+
 
 def evaluate(
     prepared: Prepared,
@@ -34,6 +37,7 @@ def evaluate(
     seed: int,
     on_stage: OnStage,
     schedule: Mapping[str, float] | None = None,
+    on_rung: OnRung | None = None,
 ) -> Evaluation:
     """Cut, measure, re-fit, recover and score one plan.
 
@@ -43,6 +47,8 @@ def evaluate(
         seed: Seed of the recovery: the same plan and seed give the same result on the same machine.
         on_stage: Told what is being done.
         schedule: Fields of the recovery that take another value than the definition's, `steps` for example.
+        on_rung: Asked at each rung of `ending.rungs`, with its share of the steps, the task's metric on `ending.rows`
+            rows and all that was measured before the recovery, whether the recovery ends there.
 
     Returns:
         Measurements, violated constraints and seconds by stage. A plan that breaks a constraint on its size, latency or
@@ -60,7 +66,7 @@ def evaluate(
     try:
         with prepared.turns.working():
             recovery = prepared.definition.recovery.model_copy(update=dict(schedule or {}))
-            return _evaluate(prepared, plan, recovery, seed, told)
+            return _evaluate(prepared, plan, recovery, seed, told, on_rung)
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise TrialError(_out_of_memory(prepared, error)) from None
     except RuntimeError as error:
@@ -73,7 +79,14 @@ def evaluate(
         _give_memory_back()
 
 
-def _evaluate(prepared: Prepared, plan: Plan, recovery: RecoverySettings, seed: int, on_stage: OnStage) -> Evaluation:
+def _evaluate(
+    prepared: Prepared,
+    plan: Plan,
+    recovery: RecoverySettings,
+    seed: int,
+    on_stage: OnStage,
+    on_rung: OnRung | None,
+) -> Evaluation:
     definition, seconds = prepared.definition, dict[str, float]()
     with timed(seconds, "cut"):
         on_stage("cut", 0, 1)
@@ -101,6 +114,7 @@ def _evaluate(prepared: Prepared, plan: Plan, recovery: RecoverySettings, seed: 
                     device=prepared.device,
                 ),
             )
+    known = {name: float(quantity["value"]) for name, quantity in quantities.items()}
     if goes_on and recovery.steps:
         with timed(seconds, "recover"):
             recover(
@@ -112,6 +126,8 @@ def _evaluate(prepared: Prepared, plan: Plan, recovery: RecoverySettings, seed: 
                 seed=seed,
                 on_step=lambda done, total: on_stage("recover", done, total),
                 teacher=prepared.teacher,
+                rungs=definition.ending.rungs,
+                on_rung=None if on_rung is None else lambda share: on_rung(share, _glimpse(prepared, model), known),
             )
     with timed(seconds, "score"):
         logits = score(
@@ -138,6 +154,15 @@ def _evaluate(prepared: Prepared, plan: Plan, recovery: RecoverySettings, seed: 
         seconds=seconds,
         conditions=_conditions(prepared),
     )
+
+
+def _glimpse(prepared: Prepared, model: torch.nn.Module) -> float:
+    """The task's metric of a candidate on some rows of the selection split, the same for all trials of the study."""
+    rows = prepared.selection
+    dice = torch.Generator().manual_seed(prepared.definition.engine.seed)
+    some = rows.taken(torch.randperm(len(rows), generator=dice)[: prepared.definition.ending.rows].tolist())
+    logits = score(model, some, pad_id=prepared.pad_id, batch_size=SCORING_BATCH, precision="fp32")
+    return all_metrics(logits, some.labels)[prepared.definition.task.metric].value
 
 
 ALWAYS = ("parameters", "encoder_parameters", "encoder_share", "macs", "latency_ms")

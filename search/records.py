@@ -45,6 +45,9 @@ class Record:
         plan: Heads and neurons kept, and the rank of the word embeddings; None where the trial ended before it had one.
         ratios: The parameters in the study database, by dimension.
         schedule: What was chosen of the recovery's schedule, by field; empty where nothing was.
+        rungs: Shares of the recovery's steps, and the metric after these.
+        ended_at: Share of the steps after which the recovery was ended early; None where it was not.
+        audited_at: Share after which it would have been ended, and went on to see what comes of it.
         values: Objective values by name, empty unless complete.
         quantities: Everything measured: for each name a dict of value, unit, source and spread
             (`objectives.Measurement.to_dict`).
@@ -65,6 +68,9 @@ class Record:
     plan: Plan | None = None
     ratios: dict[str, float] = field(default_factory=dict)
     schedule: dict[str, float] = field(default_factory=dict)
+    rungs: tuple[tuple[float, float], ...] = ()
+    ended_at: float | None = None
+    audited_at: float | None = None
     values: dict[str, float] = field(default_factory=dict)
     quantities: dict[str, dict[str, Any]] = field(default_factory=dict)
     feasible: bool = True

@@ -480,6 +480,7 @@ def _dry_run(definition: Definition) -> None:
 
 def _close(console: Console, result: "StudyRecord", *, url: str, given: str | None, again: str, seconds: float) -> None:
     """Print the front, what to do next, and one line of JSON."""
+    from search.analysis.ending import sentence as ends_of
     from search.analysis.front import front
     from search.analysis.indicators import hypervolume
     from search.analysis.table import points, render_front
@@ -495,6 +496,8 @@ def _close(console: Console, result: "StudyRecord", *, url: str, given: str | No
         f"see one trial: paretobert show {result.name} {example}{where}",
     ):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if (said := ends_of(result)) is not None:
+        console.print(said, markup=False, highlight=False, soft_wrap=True)
     if result.preparation:
         parts = ", ".join(f"{kind} {minutes(spent)}" for kind, spent in result.preparation.items() if spent >= 1)
         line = f"preparation:   {minutes(sum(result.preparation.values()))}, once" + (f" ({parts})" if parts else "")

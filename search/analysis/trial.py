@@ -33,6 +33,10 @@ def render_trial(study: StudyRecord, record: Record) -> RenderableType:
         parts.append(Text(f"failed: {record.failure}", style="red"))
     if record.answered_from is not None:
         parts.append(Text(f"answered from trial {record.answered_from}, whose plan is the same"))
+    if record.ended_at is not None:
+        parts.append(Text(f"ended early, after {record.ended_at:.0%} of its recovery: it could not reach the front"))
+    if record.audited_at is not None:
+        parts.append(Text(f"would have been ended after {record.audited_at:.0%} of its recovery; went on as a check"))
     if record.seed is not None:
         parts.append(Text(f"seed: {record.seed}"))
     if record.plan is not None and record.plan.rank is not None:

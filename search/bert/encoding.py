@@ -75,6 +75,14 @@ class Encoded:
         """Tokens of each row with its special tokens, int64, shape (rows,)."""
         return self.offsets[1:] - self.offsets[:-1]
 
+    def taken(self, numbers: Sequence[int]) -> "Encoded":
+        """Some of the rows, in the order of their numbers as given."""
+        starts, ends = self.offsets[:-1].tolist(), self.offsets[1:].tolist()
+        places = torch.cat([torch.arange(starts[row], ends[row]) for row in numbers])
+        chosen = torch.tensor(list(numbers), dtype=torch.int64)
+        offsets = torch.cat([torch.zeros(1, dtype=torch.int64), self.lengths[chosen].cumsum(0)])
+        return Encoded(self.ids[places], self.types[places], offsets, self.labels[chosen])
+
     def to_tensors(self) -> dict[str, Tensor]:
         """The tensors by name, as safetensors stores them; `from_tensors` gives the same rows back."""
         return {field.name: getattr(self, field.name) for field in fields(self)}

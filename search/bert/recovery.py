@@ -4,6 +4,8 @@ The teacher's logits on the training rows are computed once per study, so that a
 pass of the cut model, and none of the teacher. Only the hidden states, where they are asked for, need one.
 """
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -57,6 +59,8 @@ def recover(
     seed: int,
     on_step: OnStep,
     teacher: nn.Module | None = None,
+    rungs: Sequence[float] = (),
+    on_rung: Callable[[float], bool] | None = None,
 ) -> None:
     """Recover a cut model in place.
 
@@ -73,6 +77,9 @@ def recover(
         on_step: Told after each step.
         teacher: The dense model in evaluation mode, on the same device. It runs only where hidden states are compared,
             and is never changed.
+        rungs: Shares of the steps after which `on_rung` is asked.
+        on_rung: Asked, with the model in evaluation mode, whether the recovery ends there. It changes nothing else: one
+            that never ends it leaves every weight as it would be.
 
     Raises:
         TrialError: If the loss stops being a finite number.
@@ -101,5 +108,15 @@ def recover(
         weight_decay=settings.weight_decay,
         precision=settings.precision,
     )
-    train(trained, rows, loss, schedule, pad_id=pad_id, seed=seed, on_step=on_step)
+
+    def is_enough(step: int) -> bool:
+        if on_rung is None or step not in places:
+            return False
+        trained.eval()
+        ends = on_rung(places[step])
+        trained.train()
+        return ends
+
+    places = {round(share * settings.steps): share for share in sorted(rungs, reverse=True)}
+    train(trained, rows, loss, schedule, pad_id=pad_id, seed=seed, on_step=on_step, is_enough=is_enough)
     embeddings.requires_grad_(True)

@@ -87,7 +87,15 @@ def rate(step: int, *, steps: int, warmup: float) -> float:
 
 
 def train(
-    model: nn.Module, rows: Encoded, loss: Loss, schedule: Schedule, *, pad_id: int, seed: int, on_step: OnStep
+    model: nn.Module,
+    rows: Encoded,
+    loss: Loss,
+    schedule: Schedule,
+    *,
+    pad_id: int,
+    seed: int,
+    on_step: OnStep,
+    is_enough: Callable[[int], bool] | None = None,
 ) -> None:
     """Train a model in place, on the device it is on; it is left in eval mode.
 
@@ -99,6 +107,7 @@ def train(
         pad_id: Number of the padding token.
         seed: Seed of the batches' order and of dropout. The global random state is left as it was.
         on_step: Told after each step.
+        is_enough: Asked after each step but the last, with the number of steps done, whether to stop there.
 
     Raises:
         TrialError: If the loss stops being a finite number.
@@ -119,6 +128,8 @@ def train(
                     f"(now {schedule.learning_rate:g})"
                 )
             on_step(step + 1, schedule.steps)
+            if is_enough is not None and not last and is_enough(step + 1):
+                break
     model.eval()
 
 

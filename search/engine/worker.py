@@ -22,17 +22,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from search.definition import Definition
 from search.engine import attributes, housekeeping, sampler
 from search.engine.budget import spent
 from search.engine.claims import is_double, is_surplus, made_by_others
 from search.engine.constraints import set_constraints
+from search.engine.ending import Referee
 from search.engine.patience import is_passing
 from search.engine.retry import DOUBLE, STOPPED, SURPLUS, give_up_own, hand_back, this_worker, unsettled
 from search.engine.storage import be_patient
@@ -56,8 +58,12 @@ class Evaluate(Protocol):
         seed: int,
         on_stage: Callable[[str, int, int], None],
         schedule: Mapping[str, float] | None = None,
+        on_rung: Callable[[float, float, Mapping[str, float]], bool] | None = None,
     ) -> Evaluation:
-        """Cut, measure, recover and score a plan; `schedule` is only given where it is a dimension."""
+        """Cut, measure, recover and score a plan.
+
+        `schedule` is only given where it is a dimension, `on_rung` where the definition names rungs.
+        """
         ...
 
 
@@ -91,7 +97,7 @@ class _Job:
     study: Study
     space: Space
     names: tuple[str, ...]
-    seed: int
+    definition: Definition
     evaluate: Evaluate
     listener: Listener
 
@@ -125,7 +131,7 @@ def work(
     space = Space.of(about.definition.space, about.shape, about.definition.recovery)
     names = tuple(objective.name for objective in about.objectives)
     study.sampler = sampler.make(about.definition, space, population=about.population)
-    job = _Job(study, space, names, about.definition.engine.seed, evaluate, listener)
+    job = _Job(study, space, names, about.definition, evaluate, listener)
     running = _Running(metered=_Metered(used_j))
 
     def run_one(trial: Trial) -> Sequence[float]:
@@ -251,15 +257,20 @@ def _run(trial: Trial, job: _Job) -> Sequence[float]:
         listener.stage(trial.number, "wait for the same plan", 0, 1)
         time.sleep(POLL_S)
     lineage = trial.user_attrs.get(attributes.RETRY_OF, trial.number)
-    number = int(np.random.SeedSequence([job.seed, lineage, RECOVERY]).generate_state(1)[0])
+    number = int(np.random.SeedSequence([job.definition.engine.seed, lineage, RECOVERY]).generate_state(1)[0])
     trial.set_user_attr(attributes.SEED, number)
+    referee = Referee(study, job.definition, space, plan, trial.number)
+    asked_for: dict[str, Any] = {"schedule": schedule} if schedule else {}
+    if job.definition.ending.rungs:
+        asked_for["on_rung"] = referee
     try:
         evaluation = job.evaluate(
             plan,
             seed=number,
             on_stage=lambda name, done, all_: listener.stage(trial.number, name, done, all_),
-            **({"schedule": schedule} if schedule else {}),
+            **asked_for,
         )
+        referee.note(trial)
         missing = [name for name in names if name not in evaluation.quantities]
         if missing:
             raise TrialError(f"the evaluation did not measure {', '.join(missing)}")
@@ -299,6 +310,8 @@ def _answer(trial: Trial, known: Record, names: Sequence[str]) -> Sequence[float
     trial.set_user_attr(attributes.ANSWERED_FROM, first)
     trial.set_user_attr(attributes.QUANTITIES, known.quantities)
     trial.set_user_attr(attributes.CONDITIONS, known.conditions)
+    if known.ended_at is not None:
+        trial.set_user_attr(attributes.ENDED, known.ended_at)
     set_constraints(trial, known.violations)
     return [known.values[name] for name in names]
 
