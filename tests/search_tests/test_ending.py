@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from engine_cases import DEFINITION, SHAPE, SilentListener, begin, evaluation_of
+from optuna.trial import TrialState, create_trial
 from rich.console import Console
 
 import search.pipeline as pipeline
@@ -28,11 +29,12 @@ from search.definition import (
     from_json,
 )
 from search.engine import attributes, study
-from search.engine.ending import optimistic
+from search.engine.ending import Referee, optimistic
 from search.engine.worker import work
 from search.plan import Plan
 from search.preparation import Prepared, prepare
 from search.records import Evaluation, Record, StudyRecord
+from search.space import Space
 
 OnRung = Callable[[float, float, Mapping[str, float]], bool]
 RUNG = 0.5
@@ -147,6 +149,26 @@ def test_a_share_goes_on_and_tells_how_many_were_ended_wrongly(tmp_path: Path) -
 
 def next_ended(read: StudyRecord) -> Record:
     return next(record for record in read.complete if record.ended_at is not None)
+
+
+@pytest.mark.parametrize(("others_ended", "is_over"), [(True, False), (False, True)])
+def test_those_that_were_ended_say_nothing_of_gains(others_ended: bool, is_over: bool, tmp_path: Path) -> None:
+    """Nine gained 0.1 after the rung; forty have nothing after it to tell, unless they really went on."""
+    definition = defined(audited=0.0)
+    opened, _ = begin(tmp_path, definition)
+    plan = Plan.dense(SHAPE)
+    for number in range(49):
+        ended = number >= 9
+        marks = {
+            attributes.HEADS: list(plan.heads),
+            attributes.NEURONS: list(plan.neurons),
+            attributes.RUNGS: [[RUNG, 0.6 if ended else 0.5]],
+            **({attributes.ENDED: RUNG} if ended and others_ended else {}),
+        }
+        opened.add_trial(create_trial(state=TrialState.COMPLETE, values=[0.6, 5.0, 5.0, 5.0], user_attrs=marks))
+    referee = Referee(opened, definition, Space.of(definition.space, SHAPE), plan, 99)
+    known = {"parameters": 9.0, "latency_ms": 9.0, "energy_mj": 9.0}
+    assert referee(RUNG, 0.55, known) is is_over  # at best 0.65, above the others' 0.6; or 0.55, below it
 
 
 def test_the_same_study_ends_the_same_trials_again(tmp_path: Path) -> None:
