@@ -154,7 +154,7 @@ def next_ended(read: StudyRecord) -> Record:
 @pytest.mark.parametrize(("others_ended", "is_over"), [(True, False), (False, True)])
 def test_those_that_were_ended_say_nothing_of_gains(others_ended: bool, is_over: bool, tmp_path: Path) -> None:
     """Nine gained 0.1 after the rung; forty have nothing after it to tell, unless they really went on."""
-    definition = defined(audited=0.0)
+    definition = defined(audited=0.0, wrong=0.3)
     opened, _ = begin(tmp_path, definition)
     plan = Plan.dense(SHAPE)
     for number in range(49):
