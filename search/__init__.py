@@ -9,6 +9,7 @@ from search import mistakes
 from search.definition import (
     Bound,
     Definition,
+    EndingSettings,
     EnergySettings,
     EngineSettings,
     ImportanceSettings,
@@ -33,6 +34,7 @@ mistakes.say_in_one_sentence()
 __all__ = [
     "Bound",
     "Definition",
+    "EndingSettings",
     "EnergySettings",
     "EngineSettings",
     "ImportanceSettings",
