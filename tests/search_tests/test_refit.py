@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import BertConfig, BertForSequenceClassification
+from tiny_bert import tiny_bert
 
 import search.bert.refit as refit_module
 from search.bert.checkpoint import load_dense
@@ -24,34 +24,16 @@ NOTHING = Kept(((),) * LAYERS, ((),) * LAYERS)
 UNEVEN = Kept(heads=((0, 2), (), (3,)), neurons=((1, 2, 5), (0,), ()))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Several threads gain nothing on models this small, and lose much where the machine is busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def tiny(attention="sdpa", dtype=torch.float64):
-    config = BertConfig(
-        vocab_size=60,
-        hidden_size=HEADS * HEAD_SIZE,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=HEADS,
-        intermediate_size=NEURONS,
-        max_position_embeddings=12,
-        num_labels=3,
-        initializer_range=0.5,
+    return tiny_bert(
+        layers=LAYERS,
+        heads=HEADS,
+        head_size=HEAD_SIZE,
+        neurons=NEURONS,
+        tokens=60,
+        attention=attention,
+        dtype=dtype,
     )
-    config._attn_implementation = attention
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = BertForSequenceClassification(config)
-        for name, parameter in model.named_parameters():
-            if name.endswith("bias"):  # they start at zero, and would not be missed
-                torch.nn.init.normal_(parameter)
-    return model.to(dtype).eval()
 
 
 @pytest.fixture(scope="module", params=["sdpa", "eager"])

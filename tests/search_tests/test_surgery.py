@@ -8,8 +8,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_bert import tiny_bert
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import BertConfig
 
 from search.bert.checkpoint import PrunedBertForSequenceClassification, load, load_dense, save
 from search.bert.surgery import BiasOnly, Kept, NoHeads, cut, shape_of
@@ -19,34 +20,8 @@ LAYERS, HEADS, NEURONS = 3, 4, 6
 TOKENS = 7
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Several threads gain nothing on models this small, and lose much where the machine is busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def tiny(*, attention="sdpa", dtype=torch.float64):
-    config = BertConfig(
-        vocab_size=40,
-        hidden_size=16,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=HEADS,
-        intermediate_size=NEURONS,
-        max_position_embeddings=12,
-        num_labels=3,
-        initializer_range=0.5,  # large, so that every head and neuron matters
-    )
-    config._attn_implementation = attention
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = BertForSequenceClassification(config)
-        for name, parameter in model.named_parameters():
-            if name.endswith("bias"):  # transformers starts biases at zero: an error in them would not show
-                torch.nn.init.normal_(parameter)
-    return model.to(dtype).eval()
+    return tiny_bert(layers=LAYERS, heads=HEADS, head_size=4, neurons=NEURONS, attention=attention, dtype=dtype)
 
 
 def sentences(model, *, count=3, tokens=TOKENS):
