@@ -307,7 +307,9 @@ def test_a_plan_that_kills_its_workers_fails_for_good_with_the_reason(tmp_path: 
     assert [r.failure for r in study.read(opened).records] == [study.LOST, study.LOST, study.FOR_GOOD]
 
 
-def test_too_many_workers_for_the_population_are_told_so(tmp_path: Path) -> None:
+def test_too_many_workers_for_the_population_are_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("search.engine.retry.SETTLE_S", 1)  # the four that are failed below are handed back soon
+    monkeypatch.setattr("search.engine.housekeeping.EVERY_S", 0.5)
     opened = create_in(storage.open_storage(f"sqlite:///{tmp_path}/study.db", create=True), small(trials=9))
     for trial in opened.trials[:4]:
         opened._storage.set_trial_state_values(trial._trial_id, state=TrialState.RUNNING)

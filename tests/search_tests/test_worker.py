@@ -328,5 +328,7 @@ def test_a_trial_interrupted_while_it_is_sampled_is_handed_back(
     assert not work(opened, evaluation_of, SilentListener())
     monkeypatch.setattr(PlanSampler, "infer_relative_search_space", stock)
     monkeypatch.undo()
+    monkeypatch.setattr("search.engine.retry.SETTLE_S", 1)  # those that were failed above are handed back soon
+    monkeypatch.setattr("search.engine.housekeeping.EVERY_S", 0.5)
     assert not [r for r in study.read(opened).records if r.state == "running"]
     assert work(reopened(url), evaluation_of, SilentListener())
