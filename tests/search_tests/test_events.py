@@ -166,8 +166,8 @@ def test_it_may_first_hand_its_trial_back_and_print() -> None:
     code = (
         "from search.events import stop_with_parent; import signal, sys, time\n"
         "def stop(*_): raise KeyboardInterrupt\n"
-        "signal.signal(signal.SIGTERM, stop); stop_with_parent(); print('here', flush=True)\n"
-        "try: time.sleep(60)\n"
+        "signal.signal(signal.SIGTERM, stop); stop_with_parent()\n"
+        "try: print('here', flush=True); time.sleep(60)\n"
         "except KeyboardInterrupt: print('handed back', flush=True); sys.exit(130)\n"
     )
     assert orphan(code)[0] == 130
