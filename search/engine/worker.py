@@ -270,7 +270,6 @@ def _run(trial: Trial, job: _Job) -> Sequence[float]:
             on_stage=lambda name, done, all_: listener.stage(trial.number, name, done, all_),
             **asked_for,
         )
-        referee.note(trial)
         missing = [name for name in names if name not in evaluation.quantities]
         if missing:
             raise TrialError(f"the evaluation did not measure {', '.join(missing)}")
@@ -287,6 +286,7 @@ def _run(trial: Trial, job: _Job) -> Sequence[float]:
     other = made_by_others(study, plan, trial.number, schedule)
     if other is not None and other.state == TrialState.COMPLETE:  # begun at the same moment, and finished sooner
         return _answer(trial, record(other, list(names)), names)
+    referee.note(trial)  # only now: a trial that another one answers was not ended itself
     outside = {"space": 1.0} if role == "dense" and space.plan(space.uniform(1.0)) != plan else {}
     return _store(trial, evaluation, {**evaluation.violations, **outside}, names)
 

@@ -171,6 +171,29 @@ def test_those_that_were_ended_say_nothing_of_gains(others_ended: bool, is_over:
     assert referee(RUNG, 0.55, known) is is_over  # at best 0.65, above the others' 0.6; or 0.55, below it
 
 
+def test_a_trial_that_another_answers_after_all_was_not_ended_itself(tmp_path: Path) -> None:
+    """Two workers may begin the same plan at the same moment; the first that finishes answers for both."""
+    opened, _ = begin(tmp_path, defined(audited=0.0))
+    calls: list[tuple[float, bool]] = []
+    inner = recovering(calls, steady)
+    answers: list[float] = []
+
+    def evaluate(plan: Plan, **given: Any) -> Evaluation:
+        mine = inner(plan, **given)
+        if not answers and calls and calls[-1][1]:
+            theirs = evaluation_of(plan).quantities
+            answers.extend(theirs[name]["value"] for name in ("accuracy", "parameters", "latency_ms", "energy_mj"))
+            made = {attributes.HEADS: list(plan.heads), attributes.NEURONS: list(plan.neurons)}
+            marks = {**made, attributes.QUANTITIES: theirs}
+            opened.add_trial(create_trial(state=TrialState.COMPLETE, values=answers, user_attrs=marks))
+        return mine
+
+    assert work(opened, evaluate, SilentListener())
+    twin = next(record for record in study.read(opened).complete if record.answered_from is not None and record.seed)
+    assert list(twin.values.values()) == answers
+    assert (twin.rungs, twin.ended_at) == ((), None)
+
+
 def test_the_same_study_ends_the_same_trials_again(tmp_path: Path) -> None:
     marks = []
     for name in ("one", "two"):
