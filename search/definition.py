@@ -301,8 +301,9 @@ class EndingSettings(Part):
     rows: int = Field(default=256, ge=1)
     """Rows of the selection split, drawn with the study's seed, that the candidate is scored on then."""
     wrong: float = Field(default=0.1, gt=0, lt=1)
-    """Share of the recoveries that may be ended although they would have reached the front. The smaller it is, the more
-    trials must have finished before any is ended: 9 at 0.1, 19 at 0.05."""
+    """Share of all recoveries that may be ended although they would have reached the front, all rungs together. The
+    smaller it is, the more trials must have finished before any is ended: 9 at 0.1 and 19 at 0.05 with one rung, 19 and
+    39 with two."""
     audited: Ratio = 0.1
     """Share of those that would be ended which go on all the same, to see how many are ended wrongly."""
 

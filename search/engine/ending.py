@@ -7,7 +7,8 @@ The gains, final metric minus metric at the rung, come from the study's own fini
 same size. If the new gain is one more of their kind, it exceeds the k-th smallest of n, k = ⌈(n + 1)(1 - α)⌉, with a
 probability of at most α; with fewer than 1/α - 1 of them nothing is ended. Those that were ended have no final metric:
 the gains are of recoveries that looked promising. How many are ended wrongly is therefore measured, by letting a share
-of them go on.
+of them go on. Each of r rungs is a chance to be wrong: α is `ending.wrong` / r, a share of all recoveries, not of those
+that end.
 
 Reference:
     Vovk, Gammerman, Shafer 2005, "Algorithmic Learning in a Random World", chapter 2 (split conformal prediction).
@@ -113,7 +114,8 @@ class Referee:
             return False
         trials = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         place = names.index(self._definition.task.metric)
-        best = optimistic(metric, self._gains(trials, share, place), wrong=self._definition.ending.wrong)
+        ending = self._definition.ending
+        best = optimistic(metric, self._gains(trials, share, place), wrong=ending.wrong / len(set(ending.rungs)))
         own = [best if name in METRICS else known[name] for name in names]
         signs = [1 if direction == StudyDirection.MAXIMIZE else -1 for direction in self._study.directions]
         feasible = (trial for trial in trials if all(value <= 0 for value in trial.constraints.values()))

@@ -171,6 +171,20 @@ def test_those_that_were_ended_say_nothing_of_gains(others_ended: bool, is_over:
     assert referee(RUNG, 0.55, known) is is_over  # at best 0.65, above the others' 0.6; or 0.55, below it
 
 
+@pytest.mark.parametrize(("rungs", "is_over"), [((RUNG,), True), ((RUNG, 0.75), False)])
+def test_all_rungs_share_what_may_be_wrong(rungs: tuple[float, ...], is_over: bool, tmp_path: Path) -> None:
+    """Nine gains are enough for a tenth, and not for a twentieth at each of two rungs."""
+    definition = defined(audited=0.0).model_copy(update={"ending": EndingSettings(rungs=rungs, audited=0.0)})
+    opened, _ = begin(tmp_path, definition)
+    plan = Plan.dense(SHAPE)
+    kept = {attributes.HEADS: list(plan.heads), attributes.NEURONS: list(plan.neurons)}
+    for _ in range(9):
+        marks = {**kept, attributes.RUNGS: [[RUNG, 0.6]]}
+        opened.add_trial(create_trial(state=TrialState.COMPLETE, values=[0.6, 5.0, 5.0, 5.0], user_attrs=marks))
+    referee = Referee(opened, definition, Space.of(definition.space, SHAPE), plan, 99)
+    assert referee(RUNG, 0.5, {"parameters": 9.0, "latency_ms": 9.0, "energy_mj": 9.0}) is is_over
+
+
 def test_a_trial_that_another_answers_after_all_was_not_ended_itself(tmp_path: Path) -> None:
     """Two workers may begin the same plan at the same moment; the first that finishes answers for both."""
     opened, _ = begin(tmp_path, defined(audited=0.0))
