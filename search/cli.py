@@ -38,6 +38,11 @@ Storage = Annotated[
     ),
 ]
 
+ArtifactsOf = Annotated[
+    str | None,
+    typer.Option(help="Artifact folder, or s3://BUCKET/PREFIX; by default runs/STUDY/artifacts.", show_default=False),
+]
+
 
 def main() -> None:
     """Run the command; an error of the input is one sentence and exit code 2."""
@@ -150,12 +155,7 @@ def report(
 def importance(
     study: Study,
     storage: Storage = None,
-    artifacts: Annotated[
-        str | None,
-        typer.Option(
-            help="Artifact folder, or s3://BUCKET/PREFIX; by default runs/STUDY/artifacts.", show_default=False
-        ),
-    ] = None,
+    artifacts: ArtifactsOf = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Write the picture to this HTML file, which needs no network.", show_default=False),
@@ -179,12 +179,7 @@ def importance(
 def work(
     study: Study,
     storage: Storage = None,
-    artifacts: Annotated[
-        str | None,
-        typer.Option(
-            help="Artifact folder, or s3://BUCKET/PREFIX; by default runs/STUDY/artifacts.", show_default=False
-        ),
-    ] = None,
+    artifacts: ArtifactsOf = None,
     devices: Annotated[
         str,
         typer.Option(help="cuda:0,cuda:1 or cpu or mps; cpu:2 is two CPU workers; auto takes every GPU, else the CPU."),
