@@ -4,7 +4,7 @@
     L        = Σ over layers and kinds of  weight · share of the importance mass that was cut
     observed = accuracy + noise
 
-What each constant is there for: h makes uniform plans lose what FACTS's prototype lost (2.0, 4.0 and 6.7 points at
+What each constant is there for: h makes uniform plans lose what a prototype's did (2.0, 4.0 and 6.7 points at
 50, 25 and 14 %); layers differ in weight, and the importance that the ladder tilts by knows the true weights only
 roughly, so that half and full tilt gain about what they gained there; the quirk is a smooth function of the plan that
 no sum over layers explains; the noise is that of one recovery and one selection split. Every seed is another model.
