@@ -8,7 +8,8 @@ plan ──► choose ──► cut ──► size, latency, energy ──► re
 import ctypes
 import gc
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 
 from objectives import MeasurementUnavailable, Subject, all_metrics
 from search.bert.choose import choose
+from search.bert.pruned import PrunedBertForSequenceClassification
 from search.bert.recovery import recover
 from search.bert.refit import fitting_batches, refit
 from search.bert.surgery import cut
@@ -63,10 +65,20 @@ def evaluate(
         prepared.turns.give_way()
         on_stage(name, done, total)
 
+    with failures_told(prepared), prepared.turns.working():
+        recovery = prepared.definition.recovery.model_copy(update=dict(schedule or {}))
+        return _evaluate(prepared, plan, recovery, seed, told, on_rung)
+
+
+@contextmanager
+def failures_told(prepared: Prepared) -> Iterator[None]:
+    """Say a lack of memory, or a measurement that fails, as a trial's failure; give the memory back at the end.
+
+    Raises:
+        TrialError: If memory runs out in the block, or a measurement fails.
+    """
     try:
-        with prepared.turns.working():
-            recovery = prepared.definition.recovery.model_copy(update=dict(schedule or {}))
-            return _evaluate(prepared, plan, recovery, seed, told, on_rung)
+        yield
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise TrialError(_out_of_memory(prepared, error)) from None
     except RuntimeError as error:
@@ -90,7 +102,7 @@ def _evaluate(
     definition, seconds = prepared.definition, dict[str, float]()
     with timed(seconds, "cut"):
         on_stage("cut", 0, 1)
-        model = cut(prepared.start_of(plan), choose(plan, prepared.scores), directions=prepared.directions)
+        model = cut_to(prepared, plan)
     quantities = {}
     on_stage("measure", 0, 1)
     alone = prepared.turns.measuring(lambda: on_stage("wait to measure", 0, 1))
@@ -100,46 +112,20 @@ def _evaluate(
                 quantities[name] = objective.measure(Subject(model)).to_dict()
     violations = _violations(definition.bounds, quantities)
     goes_on = all(excess <= 0 for excess in violations.values()) and plan != Plan.dense(prepared.shape)
-    if goes_on and recovery.refit_rows:
-        with timed(seconds, "refit"):
-            on_stage("refit", 0, 1)
-            refit(
-                model,
-                prepared.teacher,
-                fitting_batches(
-                    prepared.train,
-                    recovery.refit_rows,
-                    pad_id=prepared.pad_id,
-                    seed=definition.engine.seed,  # the study's: all trials are fitted on the same rows
-                    device=prepared.device,
-                ),
-            )
     known = {name: float(quantity["value"]) for name, quantity in quantities.items()}
-    if goes_on and recovery.steps:
-        with timed(seconds, "recover"):
-            recover(
-                model,
-                prepared.train,
-                prepared.teacher_logits,
-                recovery,
-                pad_id=prepared.pad_id,
-                seed=seed,
-                on_step=lambda done, total: on_stage("recover", done, total),
-                teacher=prepared.teacher,
-                rungs=definition.ending.rungs,
-                on_rung=None if on_rung is None else lambda share: on_rung(share, _glimpse(prepared, model), known),
-            )
-    with timed(seconds, "score"):
-        logits = score(
+    if goes_on:
+        bring_back(
+            prepared,
             model,
-            prepared.selection,
-            pad_id=prepared.pad_id,
-            batch_size=SCORING_BATCH,
-            precision="fp32",  # the model whose latency was measured
-            on_step=lambda done, total: on_stage("score", done, total),
+            recovery,
+            seed=seed,
+            seconds=seconds,
+            on_stage=on_stage,
+            rungs=definition.ending.rungs,
+            on_rung=None if on_rung is None else lambda share: on_rung(share, _glimpse(prepared, model), known),
         )
-    if not torch.isfinite(logits).all():
-        raise TrialError("the recovered model's logits are not finite; lower recovery.learning_rate")
+    with timed(seconds, "score"):
+        logits = selection_logits(prepared, model, on_stage=on_stage)
     scored = Subject(model, logits=logits, labels=prepared.selection.labels)
     quantities |= {name: metric.to_dict() for name, metric in all_metrics(logits, prepared.selection.labels).items()}
     for name, objective in prepared.objectives.items():
@@ -154,6 +140,88 @@ def _evaluate(
         seconds=seconds,
         conditions=_conditions(prepared),
     )
+
+
+def cut_to(prepared: Prepared, plan: Plan) -> PrunedBertForSequenceClassification:
+    """Cut the study's model to a plan: importance says which heads and neurons stay. The model given is left alone."""
+    return cut(prepared.start_of(plan), choose(plan, prepared.scores), directions=prepared.directions)
+
+
+def bring_back(
+    prepared: Prepared,
+    model: PrunedBertForSequenceClassification,
+    recovery: RecoverySettings,
+    *,
+    seed: int,
+    seconds: dict[str, float],
+    on_stage: OnStage,
+    rungs: Sequence[float] = (),
+    on_rung: Callable[[float], bool] | None = None,
+) -> None:
+    """Re-fit and recover a cut model in place, as far as the settings ask for it.
+
+    Args:
+        prepared: What is the same for all trials.
+        model: The cut model.
+        recovery: How; the plan's own schedule is in it.
+        seed: Seed of the recovery.
+        seconds: Told what the stages took.
+        on_stage: Told what is being done.
+        rungs: Shares of the steps after which `on_rung` is asked.
+        on_rung: Asked, with the share, whether the recovery ends there.
+
+    Raises:
+        TrialError: If the loss stops being finite.
+    """
+    if recovery.refit_rows:
+        with timed(seconds, "refit"):
+            on_stage("refit", 0, 1)
+            refit(
+                model,
+                prepared.teacher,
+                fitting_batches(
+                    prepared.train,
+                    recovery.refit_rows,
+                    pad_id=prepared.pad_id,
+                    seed=prepared.definition.engine.seed,  # the study's: all trials are fitted on the same rows
+                    device=prepared.device,
+                ),
+            )
+    if recovery.steps:
+        with timed(seconds, "recover"):
+            recover(
+                model,
+                prepared.train,
+                prepared.teacher_logits,
+                recovery,
+                pad_id=prepared.pad_id,
+                seed=seed,
+                on_step=lambda done, total: on_stage("recover", done, total),
+                teacher=prepared.teacher,
+                rungs=rungs,
+                on_rung=on_rung,
+            )
+
+
+def selection_logits(
+    prepared: Prepared, model: PrunedBertForSequenceClassification, *, on_stage: OnStage
+) -> torch.Tensor:
+    """Logits of a model on the selection split (rows, labels), float32.
+
+    Raises:
+        TrialError: If they are not finite.
+    """
+    logits = score(
+        model,
+        prepared.selection,
+        pad_id=prepared.pad_id,
+        batch_size=SCORING_BATCH,
+        precision="fp32",  # the model whose latency was measured
+        on_step=lambda done, total: on_stage("score", done, total),
+    )
+    if not torch.isfinite(logits).all():
+        raise TrialError("the recovered model's logits are not finite; lower recovery.learning_rate")
+    return logits
 
 
 def _glimpse(prepared: Prepared, model: torch.nn.Module) -> float:

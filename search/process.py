@@ -88,8 +88,8 @@ def begin(start: Start, place: Place, limits: Limits, listener: Listener) -> boo
     from search.bert.ladder import kept_mass, ladder
     from search.records import ObjectiveInfo
 
-    device = _device(place.device)
-    artifacts = _artifacts(place, definition.name)
+    device = device_of(place.device)
+    artifacts = artifacts_of(place, definition.name)
     artifacts.check_writable()
     used_j = _counter(device, limits)
     prepared = preparation.prepare(
@@ -152,11 +152,11 @@ def join(name: str, place: Place, limits: Limits, listener: Listener) -> bool:
     check_built_in(about.definition)
     from search import preparation
 
-    device = _device(place.device)
-    _take_threads(about, device, listener)
+    device = device_of(place.device)
+    take_threads(about, device, listener)
     prepared = preparation.prepare(
         about.definition,
-        _artifacts(place, name),
+        artifacts_of(place, name),
         device=device,
         own_objectives={},
         energy_source=about.energy_source,
@@ -242,14 +242,24 @@ def wait_for(name: str, place: Place, note: Callable[[str], None]) -> Any:
             time.sleep(2.0)
 
 
-def _artifacts(place: Place, name: str) -> "Artifacts":
+def artifacts_of(place: Place, name: str) -> "Artifacts":
+    """The artifacts of a study.
+
+    Raises:
+        UserError: If the location is none, or needs a package that is missing.
+    """
     from search.engine.artifact_store import open_artifacts
 
     folder = f"runs/{name}/artifacts"
     return open_artifacts(place.artifacts or folder, cache=Path(folder))
 
 
-def _device(name: str) -> "torch.device":
+def device_of(name: str) -> "torch.device":
+    """The device of that name.
+
+    Raises:
+        UserError: If it cannot be used here.
+    """
     import torch
 
     try:
@@ -262,7 +272,7 @@ def _device(name: str) -> "torch.device":
     return device
 
 
-def _take_threads(about: "Stored", device: "torch.device", listener: Listener) -> None:
+def take_threads(about: "Stored", device: "torch.device", listener: Listener) -> None:
     """Compute with as many threads as the study was measured with, where this machine has as many cores."""
     import torch
 
