@@ -63,7 +63,13 @@ class Artifacts:
     Args:
         folder: The artifact folder; it is made when the first thing is made.
         store: Where machines share what is in it; None where the folder itself is all there is.
+
+    Attributes:
+        folder: The artifact folder.
+        counter: Energy counter of the device that things are made on; None where none can be read.
     """
+
+    counter: costs.Counter | None = None
 
     def __init__(self, folder: Path, store: Store | None = None) -> None:
         self.folder = folder
@@ -140,8 +146,8 @@ class Artifacts:
         """
         return self.folder / f"{_UNFINISHED}{self._target(kind, digest(key)).name}"
 
-    def seconds(self, kind: str, digest_: str) -> float | None:
-        """Seconds that the making of a thing took, wherever it was made; None where its maker did not note them.
+    def cost(self, kind: str, digest_: str) -> costs.Cost | None:
+        """What the making of a thing took, wherever it was made; None where its maker did not note it.
 
         Args:
             kind: What it is.

@@ -47,7 +47,7 @@ from search.bert.surgery import WORDS, shape_of
 from search.bert.training import Schedule, score, train
 from search.bert.vocabulary import FILE as VOCABULARY
 from search.bert.vocabulary import Reduction, keep_tokens, reduction, write_tokenizer
-from search.costs import noted
+from search.costs import Cost, noted
 from search.definition import Definition, LatencySettings
 from search.errors import TrialError, UserError
 from search.plan import Plan, Shape, encoder_parameters
@@ -98,6 +98,7 @@ class Prepared:
         vocabulary: What is kept of the checkpoint's vocabulary; None where all of it is.
         supernet: The super-network, where trials are cut from it; else None.
         cost: Seconds that each artifact took when it was really made, by kind; those that noted none are missing.
+        cost_j: Joules that each took, and the counter that says so, by kind; those that noted none are missing.
         reference_ms: Latencies of the dense model when the study was created, by quantity; empty where there are none.
         turns: When this worker may use the device, and when it has it alone.
     """
@@ -120,6 +121,7 @@ class Prepared:
     vocabulary: Reduction | None = None
     supernet: PrunedBertForSequenceClassification | None = None
     cost: dict[str, float] = field(default_factory=dict)
+    cost_j: dict[str, tuple[float, str]] = field(default_factory=dict)
     reference_ms: Mapping[str, float] = field(default_factory=dict)
     turns: Turns = field(default_factory=Alone)
 
@@ -127,6 +129,12 @@ class Prepared:
     def shape(self) -> Shape:
         """Sizes of the dense model."""
         return self.space.shape
+
+    @property
+    def rows(self) -> dict[str, tuple[int, float]]:
+        """Rows and mean tokens of the splits that a search reads, by split."""
+        splits = {"train": self.train, "selection": self.selection}
+        return {name: (len(rows), rows.lengths.float().mean().item()) for name, rows in splits.items()}
 
     def start_of(self, plan: Plan) -> PrunedBertForSequenceClassification:
         """The model that a plan is cut from: the dense plan from the teacher, which is what the others compare with."""
@@ -199,6 +207,7 @@ def prepare(
             made = _made(definition, artifacts, device, content, seconds, told)
     space = Space.of(definition.space, shape_of(made.teacher), definition.recovery)
     energy, lengths = definition.energy, made.rows["selection"].lengths
+    costs = _costs(definition, artifacts, made.content)
     known = built_in(
         dense_encoder_parameters=encoder_parameters(Plan.dense(space.shape), space.shape),
         conditions=_conditions(definition.latency, lengths),
@@ -229,7 +238,8 @@ def prepare(
         directions=made.directions,
         vocabulary=made.vocabulary,
         supernet=made.supernet,
-        cost=_cost(definition, artifacts, made.content),
+        cost={kind: cost.seconds for kind, cost in costs.items()},
+        cost_j={kind: (cost.joules, cost.source) for kind, cost in costs.items() if cost.joules is not None},
         turns=own_turns,
     )
     if reference_ms is None and definition.measuring.reference:
@@ -337,10 +347,10 @@ def _made(
     return _Made(named, rows, teacher, pad_id, logits, scores, found, reduced, supernet)
 
 
-def _cost(definition: Definition, artifacts: Artifacts, content: Mapping[str, str]) -> dict[str, float]:
-    """Seconds that each artifact took when it was really made, by kind."""
-    found = {kind: artifacts.seconds(kind, hash_) for kind, hash_ in wanted(definition, content).items()}
-    return {kind: seconds for kind, seconds in found.items() if seconds is not None}
+def _costs(definition: Definition, artifacts: Artifacts, content: Mapping[str, str]) -> dict[str, Cost]:
+    """What each artifact took when it was really made, by kind."""
+    found = {kind: artifacts.cost(kind, hash_) for kind, hash_ in wanted(definition, content).items()}
+    return {kind: cost for kind, cost in found.items() if cost is not None}
 
 
 def _waiting(on_stage: OnStage) -> Callable[[str], None]:
@@ -523,7 +533,7 @@ def _tokens(
             save_file(encoded.to_tensors(), folder / f"{name}.safetensors")
 
     _check_content("data", definition.data, content, "rows", digest(key))
-    folder = artifacts.made("tokens", key, noted(make), on_wait=_waiting(on_stage))
+    folder = artifacts.made("tokens", key, noted(make, artifacts.counter), on_wait=_waiting(on_stage))
     return digest(key), folder
 
 
@@ -592,7 +602,7 @@ def _teacher(
         tokenizer.save_pretrained(folder)
 
     _check_content("checkpoint", definition.model, content, "teacher", digest(key))
-    folder = artifacts.made("teacher", key, noted(make), on_wait=_waiting(on_stage))
+    folder = artifacts.made("teacher", key, noted(make, artifacts.counter), on_wait=_waiting(on_stage))
     return digest(key), _moved(load(folder), device)
 
 
@@ -617,7 +627,7 @@ def _teacher_logits(
         )
         save_file({"logits": logits}, folder / "logits.safetensors")
 
-    folder = artifacts.made("logits", key, noted(make), on_wait=_waiting(on_stage))
+    folder = artifacts.made("logits", key, noted(make, artifacts.counter), on_wait=_waiting(on_stage))
     return load_file(folder / "logits.safetensors")["logits"]
 
 
@@ -648,7 +658,9 @@ def _importance(
             scores = replace(scores, blocks=blocks)
         save_file(scores.to_tensors(), folder / "scores.safetensors")
 
-    folder = artifacts.made("importance", _importance_key(definition, content), noted(make), on_wait=_waiting(on_stage))
+    folder = artifacts.made(
+        "importance", _importance_key(definition, content), noted(make, artifacts.counter), on_wait=_waiting(on_stage)
+    )
     return Scores.from_tensors(load_file(folder / "scores.safetensors"))
 
 
@@ -666,7 +678,7 @@ def _directions(
         table = teacher.get_submodule(WORDS).get_parameter("weight")
         save_file({"directions": directions(table, frequencies(rows, len(table)))}, folder / DIRECTIONS)
 
-    folder = artifacts.made("directions", key, noted(make), on_wait=_waiting(on_stage))
+    folder = artifacts.made("directions", key, noted(make, artifacts.counter), on_wait=_waiting(on_stage))
     return load_file(folder / DIRECTIONS)["directions"]
 
 

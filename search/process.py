@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from search.costs import Counter
 from search.definition import Definition
 from search.errors import UserError
 from search.events import worker_name
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     import torch
 
     from objectives import Objective
+    from objectives.energy import Meter
     from search.artifacts import Artifacts
     from search.engine.study import Stored
     from search.preparation import Prepared
@@ -91,7 +93,7 @@ def begin(start: Start, place: Place, limits: Limits, listener: Listener) -> boo
     device = device_of(place.device)
     artifacts = artifacts_of(place, definition.name)
     artifacts.check_writable()
-    used_j = _counter(device, limits)
+    counter = artifacts.counter = _counter(device, limits)
     prepared = preparation.prepare(
         definition,
         artifacts,
@@ -113,6 +115,8 @@ def begin(start: Start, place: Place, limits: Limits, listener: Listener) -> boo
         content=prepared.content,
         machine=prepared.machine,
         preparation=prepared.cost,
+        preparation_j=prepared.cost_j,
+        rows=prepared.rows,
         reference_ms=prepared.reference_ms,
         ladder=ladder(
             prepared.space,
@@ -127,7 +131,7 @@ def begin(start: Start, place: Place, limits: Limits, listener: Listener) -> boo
     prepared = preparation.referred(prepared, studies.stored(study).reference_ms)
     if worker_name() is None:  # a launched worker that starts again must not take back what was raised meanwhile
         studies.set_trials(study, definition)
-    return start.only_prepare or _loop(study, prepared, limits, used_j, listener)
+    return start.only_prepare or _loop(study, prepared, limits, counter, listener)
 
 
 def join(name: str, place: Place, limits: Limits, listener: Listener) -> bool:
@@ -154,9 +158,11 @@ def join(name: str, place: Place, limits: Limits, listener: Listener) -> bool:
 
     device = device_of(place.device)
     take_threads(about, device, listener)
+    artifacts = artifacts_of(place, name)
+    counter = artifacts.counter = _counter(device, limits)
     prepared = preparation.prepare(
         about.definition,
-        artifacts_of(place, name),
+        artifacts,
         device=device,
         own_objectives={},
         energy_source=about.energy_source,
@@ -166,7 +172,7 @@ def join(name: str, place: Place, limits: Limits, listener: Listener) -> bool:
         from_artifacts=True,
         on_stage=lambda stage, done, total: listener.stage(PREPARATION, stage, done, total),
     )
-    return _loop(study, prepared, limits, _counter(device, limits), listener)
+    return _loop(study, prepared, limits, counter, listener)
 
 
 def check_built_in(definition: Definition) -> None:
@@ -183,9 +189,7 @@ def check_built_in(definition: Definition) -> None:
         )
 
 
-def _loop(
-    study: Any, prepared: "Prepared", limits: Limits, used_j: Callable[[], float] | None, listener: Listener
-) -> bool:
+def _loop(study: Any, prepared: "Prepared", limits: Limits, counter: Counter | None, listener: Listener) -> bool:
     from search import pipeline
     from search.engine import storage as storages
     from search.engine import study as studies
@@ -200,7 +204,7 @@ def _loop(
         partial(pipeline.evaluate, prepared),
         listener,
         limits=limits,
-        used_j=used_j,
+        counter=counter,
     )
 
 
@@ -286,8 +290,8 @@ def take_threads(about: "Stored", device: "torch.device", listener: Listener) ->
         listener.note(f"computing with {stored[1]} threads, as the study's other trials")
 
 
-def _counter(device: "torch.device", limits: Limits) -> Callable[[], float] | None:
-    """Joules that the device has used from now on; None where no counter can be read."""
+def _counter(device: "torch.device", limits: Limits) -> Counter | None:
+    """Energy that the device uses from now on; None where no counter can be read."""
     from objectives.energy.choose import COUNTERS, open_meter
     from objectives.measurement import MeasurementUnavailable
 
@@ -300,11 +304,15 @@ def _counter(device: "torch.device", limits: Limits) -> Callable[[], float] | No
             continue
         # A CPU's counter counts the whole socket, which the CPU workers of this machine share.
         share = 1 / int(os.environ.get(WORKERS_VARIABLE, "1")) if name == "rapl" else 1.0
-        first_mj = meter.read_mj()
-        return lambda: (meter.read_mj() - first_mj) / 1000 * share
+        return Counter(meter.source, _used_since_now(meter, share))
     if limits.energy_kwh is not None:
         raise UserError(
             f"--energy-kwh is {limits.energy_kwh:g}, and no energy counter can be read on {device} "
             f"({'; '.join(reasons)}); limit the search by --hours or --trials"
         )
     return None
+
+
+def _used_since_now(meter: "Meter", share: float) -> Callable[[], float]:
+    first_mj = meter.read_mj()
+    return lambda: (meter.read_mj() - first_mj) / 1000 * share

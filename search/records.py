@@ -60,7 +60,10 @@ class Record:
         failure: Reason of a failed trial, else None.
         conditions: Device, threads, versions and the source of the energy figure.
         energy_j: Energy that the trial's worker used since its trial before, in joules, as its device's counter says;
-            None where no counter could be read.
+            of a worker that died, as far as it said so; None where no counter could be read.
+        counter: Name of that counter; None where there was none, or an earlier version did not note it.
+        lasted_s: Seconds from begin to end, waiting included; of a worker that died, as far as it said so; None where
+            that was not noted.
     """
 
     trial: int
@@ -82,6 +85,8 @@ class Record:
     failure: str | None = None
     conditions: dict[str, Any] = field(default_factory=dict)
     energy_j: float | None = None
+    counter: str | None = None
+    lasted_s: float | None = None
 
     def value(self, name: str) -> float:
         """A measured quantity by name, objective or not.
@@ -120,6 +125,8 @@ class StudyRecord:
         shape: Sizes of the dense model.
         records: All trials, by number.
         preparation: Seconds that each artifact took when it was really made, by kind; empty where that is not known.
+        preparation_j: Joules that each took, and the counter that says so, by kind; those without one are missing.
+        rows: Rows and mean tokens of the splits that a search reads, by split; empty where that is not known.
     """
 
     name: str
@@ -128,6 +135,8 @@ class StudyRecord:
     shape: Shape
     records: tuple[Record, ...]
     preparation: dict[str, float] = field(default_factory=dict)
+    preparation_j: dict[str, tuple[float, str]] = field(default_factory=dict)
+    rows: dict[str, tuple[int, float]] = field(default_factory=dict)
 
     @property
     def complete(self) -> tuple[Record, ...]:

@@ -90,6 +90,8 @@ def made(
 
     def make(folder: Path) -> None:
         model = copy.deepcopy(teacher)
+        counter = None if state.exists() else artifacts.counter  # it knows nothing of what was before an interruption
+        before_j = counter.open_j() if counter else 0.0
         try:
             seconds = train_supernet(
                 model,
@@ -111,7 +113,7 @@ def made(
                 f"(now {definition.supernet.learning_rate:g})"
             ) from None
         save(model, folder)
-        costs.note(folder, seconds)
+        costs.note(folder, seconds, counter, before_j=before_j)
 
     return loaded(artifacts.made(KIND, determined, make, on_wait=on_wait), teacher.device)
 

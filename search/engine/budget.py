@@ -9,19 +9,23 @@ from collections.abc import Sequence
 from optuna.trial import FrozenTrial, TrialState
 
 from search.engine import attributes
+from search.engine.metering import energy_j
 from search.limits import Limits
 
 J_PER_KWH = 3.6e6
 """Joules in a kilowatt-hour."""
 
 
-def spent(limits: Limits, trials: Sequence[FrozenTrial], worker: str, *, now: float | None = None) -> str | None:
+def spent(
+    limits: Limits, trials: Sequence[FrozenTrial], worker: str, *, prepared_j: float = 0.0, now: float | None = None
+) -> str | None:
     """Why no further trial is begun, or None where one may be.
 
     Args:
         limits: What the search may use.
         trials: All trials of the study.
         worker: Name of the worker that asks; its own trials say what one takes, where it has finished any.
+        prepared_j: Joules that the study's preparation took.
         now: Seconds since 1970; by default now.
     """
     now = time.time() if now is None else now
@@ -34,9 +38,10 @@ def spent(limits: Limits, trials: Sequence[FrozenTrial], worker: str, *, now: fl
         if now + takes > limits.until:
             return f"a trial takes up to {takes:.0f} s, and {limits.until - now:.0f} s are left"
     if limits.energy_kwh is not None:
-        used = sum(map(energy_j, trials)) / J_PER_KWH
-        takes = max(map(energy_j, own), default=0.0) / J_PER_KWH
-        running = sum(trial.state == TrialState.RUNNING for trial in trials)
+        finished = [trial for trial in trials if trial.state != TrialState.RUNNING]
+        used = (prepared_j + sum(map(_energy_j, finished))) / J_PER_KWH
+        takes = max(map(_energy_j, own), default=0.0) / J_PER_KWH
+        running = len(trials) - len(finished)
         if used + takes * (1 + running) > limits.energy_kwh:
             return (
                 f"the study has used {used:.6g} of {limits.energy_kwh:g} kWh, and a trial takes up to {takes:.3g} kWh"
@@ -44,9 +49,9 @@ def spent(limits: Limits, trials: Sequence[FrozenTrial], worker: str, *, now: fl
     return None
 
 
-def energy_j(trial: FrozenTrial) -> float:
+def _energy_j(trial: FrozenTrial) -> float:
     """Energy that a trial's worker used since its trial before, in joules; 0 where no counter could be read."""
-    return float(trial.user_attrs.get(attributes.ENERGY_J, 0.0))
+    return energy_j(trial) or 0.0
 
 
 def _seconds(trial: FrozenTrial) -> float:

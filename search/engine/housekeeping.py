@@ -1,7 +1,7 @@
 """What keeps a study in order while workers are busy with their trials: a thread of each worker, every half minute.
 
 Trials whose worker is dead are failed and their plans queued again, also when every living worker is in the middle of a
-long trial.
+long trial. What this worker's own trial used so far is written down, in case it does not live to say it in the end.
 """
 
 import threading
@@ -36,12 +36,13 @@ def tidy(study: Study, note: Callable[[str], None]) -> None:
 
 
 @contextmanager
-def in_background(study: Study, note: Callable[[str], None]) -> Iterator[None]:
+def in_background(study: Study, note: Callable[[str], None], say_so_far: Callable[[], None]) -> Iterator[None]:
     """Keep the study in order while the block runs.
 
     Args:
         study: The study; the thread has a handle of its own on the same storage.
         note: Told what was found, from another thread.
+        say_so_far: Called in each round, from that thread: what the running trial used so far.
     """
     over = threading.Event()
     own = optuna.load_study(study_name=study.study_name, storage=study._storage)
@@ -50,6 +51,7 @@ def in_background(study: Study, note: Callable[[str], None]) -> Iterator[None]:
         while not over.wait(EVERY_S):
             try:
                 tidy(own, note)
+                say_so_far()
             except Exception as error:
                 if not is_passing(error):  # a storage that does not answer now is tried again in the next round
                     note(f"the study could not be kept in order: {type(error).__name__}: {error}")

@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from search import definition as definitions
 from search.definition import Definition
 from search.engine import attributes
+from search.engine.metering import counter_of, energy_j, lasted_s
 from search.engine.retry import ATTEMPTS
 from search.engine.sampler import population_size
 from search.errors import UserError, unknown_name
@@ -176,6 +177,8 @@ def create(
     machine: str,
     ladder: Sequence[Mapping[str, float]],
     preparation: Mapping[str, float] | None = None,
+    preparation_j: Mapping[str, tuple[float, str]] | None = None,
+    rows: Mapping[str, tuple[int, float]] | None = None,
     reference_ms: Mapping[str, float] | None = None,
     mass: Mapping[str, Sequence[float]] | None = None,
 ) -> Study:
@@ -191,6 +194,8 @@ def create(
         machine: Device and threads that latencies are measured with.
         ladder: Plans to begin with, as ratios by dimension.
         preparation: Seconds that each artifact took when it was really made, by kind.
+        preparation_j: Joules that each took, and the counter that says so, by kind.
+        rows: Rows and mean tokens of the splits that a search reads, by split.
         reference_ms: Latencies of the dense model, by quantity, that those of all trials are related to.
         mass: Importance that each dimension keeps with 0, 1, ... units, for samplers that can use it.
 
@@ -216,6 +221,10 @@ def create(
         study.set_user_attr(attributes.CONTENT, content)
         study.set_user_attr(attributes.MACHINE, machine)
         study.set_user_attr(attributes.PREPARATION, dict(preparation or {}))
+        if preparation_j:
+            study.set_user_attr(attributes.PREPARATION_J, {kind: list(cost) for kind, cost in preparation_j.items()})
+        if rows:
+            study.set_user_attr(attributes.ROWS, {split: list(size) for split, size in rows.items()})
         if reference_ms:
             study.set_user_attr(attributes.REFERENCE, dict(reference_ms))
         if mass is not None:
@@ -253,6 +262,11 @@ def queue_dense(study: Study, space: Space) -> None:
         study.enqueue_trial(space.uniform(1.0), user_attrs={attributes.ROLE: "dense"})
 
 
+def preparation_j(study: Study) -> float:
+    """Joules that a study's preparation took, as counters say; 0 where none could be read."""
+    return sum(float(joules) for joules, _by in study.user_attrs.get(attributes.PREPARATION_J, {}).values())
+
+
 def read(study: Study) -> StudyRecord:
     """The whole study as plain data.
 
@@ -268,6 +282,8 @@ def read(study: Study) -> StudyRecord:
         shape=about.shape,
         records=tuple(record(trial, names) for trial in study.get_trials(deepcopy=False)),
         preparation=study.user_attrs.get(attributes.PREPARATION, {}),
+        preparation_j={kind: (j, by) for kind, (j, by) in study.user_attrs.get(attributes.PREPARATION_J, {}).items()},
+        rows={split: (count, mean) for split, (count, mean) in study.user_attrs.get(attributes.ROWS, {}).items()},
     )
 
 
@@ -304,7 +320,9 @@ def record(trial: FrozenTrial, objective_names: list[str]) -> Record:
         role=attrs.get(attributes.ROLE, "search"),
         failure=attrs.get(attributes.FAILURE, _lost(attrs)) if state == "failed" else None,
         conditions=attrs.get(attributes.CONDITIONS, {}),
-        energy_j=attrs.get(attributes.ENERGY_J),
+        energy_j=energy_j(trial),
+        counter=counter_of(trial),
+        lasted_s=lasted_s(trial),
     )
 
 

@@ -18,8 +18,8 @@ Ctrl-C once lets the running trial finish; twice hands its plan back to the queu
 import signal
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, Protocol
@@ -29,16 +29,18 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from search.costs import Counter
 from search.definition import Definition
 from search.engine import attributes, housekeeping, sampler
 from search.engine.budget import spent
 from search.engine.claims import is_double, is_surplus, made_by_others
 from search.engine.constraints import set_constraints
 from search.engine.ending import Referee
+from search.engine.metering import Metered
 from search.engine.patience import is_passing
 from search.engine.retry import DOUBLE, STOPPED, SURPLUS, give_up_own, hand_back, this_worker, unsettled
 from search.engine.storage import be_patient
-from search.engine.study import queue_dense, record, stored
+from search.engine.study import preparation_j, queue_dense, record, stored
 from search.errors import TrialError, UserError
 from search.limits import Limits
 from search.listener import Listener
@@ -84,7 +86,7 @@ RECOVERY = 1
 class _Running:
     """What this worker is at. Mutable: it is the state of the loop."""
 
-    metered: "_Metered"
+    metered: Metered
     trial: Trial | None = None
     draining: bool = False
     failures: list[str] = field(default_factory=list)
@@ -108,7 +110,7 @@ def work(
     listener: Listener,
     *,
     limits: Limits | None = None,
-    used_j: Callable[[], float] | None = None,
+    counter: Counter | None = None,
 ) -> bool:
     """Run trials until the study has as many complete ones as its definition asks for, or the budget is used up.
 
@@ -119,7 +121,7 @@ def work(
         evaluate: Evaluates one plan.
         listener: Is told how it goes on, now and then from another thread.
         limits: What the search may use; by default there is no end but the total.
-        used_j: Joules that this worker's device has used since it started; None where no counter can be read.
+        counter: Energy counter of this worker's device; None where none can be read.
 
     Returns:
         Whether the search ended by itself; False if it was interrupted.
@@ -127,12 +129,12 @@ def work(
     Raises:
         UserError: If as many trials in a row failed as the definition allows.
     """
-    about = stored(study)
+    about, prepared_j = stored(study), preparation_j(study)
     space = Space.of(about.definition.space, about.shape, about.definition.recovery)
     names = tuple(objective.name for objective in about.objectives)
     study.sampler = sampler.make(about.definition, space, population=about.population)
     job = _Job(study, space, names, about.definition, evaluate, listener)
-    running = _Running(metered=_Metered(used_j))
+    running = _Running(metered=Metered(counter))
 
     def run_one(trial: Trial) -> Sequence[float]:
         running.trial = trial
@@ -150,7 +152,8 @@ def work(
     queue_dense(study, space)
     _warn_of_crowd(study, about.population, listener)
     idle = _Idle()
-    with housekeeping.in_background(study, listener.note), _interruptible(running, listener):
+    in_background = housekeeping.in_background(study, listener.note, running.metered.say_so_far)
+    with in_background, _interruptible(running, listener):
         while True:
             total, trials = asked(study), study.get_trials(deepcopy=False)
             complete = sum(trial.state == TrialState.COMPLETE for trial in trials)
@@ -160,7 +163,7 @@ def work(
                 return True
             if running.draining:
                 return False
-            if limits is not None and (why := spent(limits, trials, this_worker())) is not None:
+            if limits is not None and (why := spent(limits, trials, this_worker(), prepared_j=prepared_j)) is not None:
                 listener.note(f"no further trial is begun: {why}")
                 return True
             try:
@@ -215,26 +218,6 @@ class _Idle:
         """Seconds until the next look."""
         now_s, self._next_s = self._next_s, min(1.5 * self._next_s, LONGEST_POLL_S)
         return now_s
-
-
-class _Metered:
-    """Notes in each trial the energy that this worker used since the last one; nothing where no counter can be read."""
-
-    def __init__(self, used_j: Callable[[], float] | None) -> None:
-        self._used_j = used_j
-        self._noted_j = 0.0
-
-    @contextmanager
-    def noted(self, trial: Trial) -> Iterator[None]:
-        """Note it when the block ends, however it ends."""
-        try:
-            yield
-        finally:
-            if self._used_j is not None:
-                used_j = self._used_j()
-                with suppress(UpdateFinishedTrialError):
-                    trial.set_user_attr(attributes.ENERGY_J, round(used_j - self._noted_j, 3))
-                    self._noted_j = used_j
 
 
 def _run(trial: Trial, job: _Job) -> Sequence[float]:

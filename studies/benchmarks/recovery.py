@@ -161,8 +161,8 @@ class Kitchen:
         """Mean seconds of training a super-network of these cells; None where they have none."""
         used = {(cell.importance, cell.seed) for cell in cells if cell.recovery == SLICE}
         hashes = [digest(supernets.key(self._study(seed), self._determined(method, seed))) for method, seed in used]
-        seconds = [self._artifacts.seconds(supernets.KIND, hash_) for hash_ in hashes]
-        return round(statistics.mean(spent for spent in seconds if spent is not None), 1) if seconds else None
+        costs = [self._artifacts.cost(supernets.KIND, hash_) for hash_ in hashes]
+        return round(statistics.mean(cost.seconds for cost in costs if cost is not None), 1) if costs else None
 
     def _study(self, seed: int) -> Definition:
         study = self._prepared.definition

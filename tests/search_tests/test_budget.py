@@ -8,8 +8,10 @@ import pytest
 from engine_cases import DEFINITION, SilentListener, begin, evaluation_of
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from search.costs import Counter
 from search.engine import attributes, study
-from search.engine.budget import J_PER_KWH, energy_j, spent
+from search.engine.budget import J_PER_KWH, spent
+from search.engine.metering import energy_j
 from search.engine.worker import work
 from search.limits import Limits
 from search.plan import Plan
@@ -80,7 +82,7 @@ def test_the_energy_of_a_worker_is_noted_trial_by_trial(tmp_path: Path) -> None:
         return Evaluation(evaluation_of(plan, **given).quantities, {}, {"recover": 1.0}, {})
 
     listener = SilentListener()
-    assert work(opened, hungry, listener, limits=Limits(energy_kwh=0.003), used_j=lambda: used[0])
+    assert work(opened, hungry, listener, limits=Limits(energy_kwh=0.003), counter=Counter("nvml", lambda: used[0]))
     noted = [t.user_attrs.get(attributes.ENERGY_J) for t in opened.trials if t.state.is_finished()]
     assert noted[:2] == [1800.0, 1800.0]
     assert sum(noted) <= 0.003 * J_PER_KWH
