@@ -43,6 +43,15 @@ ArtifactsOf = Annotated[
     typer.Option(help="Artifact folder, or s3://BUCKET/PREFIX; by default runs/STUDY/artifacts.", show_default=False),
 ]
 
+Grid = Annotated[
+    float | None,
+    typer.Option(
+        metavar="G",
+        help="Intensity of your grid in g CO2-eq per kWh: says what the energy emitted.",
+        show_default=False,
+    ),
+]
+
 
 def main() -> None:
     """Run the command; an error of the input is one sentence and exit code 2."""
@@ -136,6 +145,7 @@ def report(
     study: Study,
     out: Annotated[Path, typer.Option(help="HTML file to write.", show_default=False)],
     storage: Storage = None,
+    grid: Grid = None,
     show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
 ) -> None:
     """Write everything about a study into one HTML file that opens without a network."""
@@ -143,12 +153,29 @@ def report(
 
     from search.analysis.report import render_report
 
-    page = render_report(_read(study, storage))
+    page = render_report(_read(study, storage), grid=_intensity(grid))
     with _writing(out, "--out"):
         out.write_text(page, encoding="utf-8")
     print(f"{out} ({out.stat().st_size / 1e6:.1f} MB)")
     if show:
         webbrowser.open(out.absolute().as_uri())
+
+
+@app.command()
+def ledger(
+    study: Study,
+    storage: Storage = None,
+    grid: Grid = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the ledger as one line of JSON.")] = False,
+) -> None:
+    """Print what the search itself used, and after how many inferences each point of the front has paid for it."""
+    from search.analysis.ledger_view import as_values, render_ledger
+
+    result, intensity = _read(study, storage), _intensity(grid)
+    if as_json:
+        print(json.dumps(as_values(result, intensity), allow_nan=False))
+    else:
+        make_console().print(render_ledger(result, intensity))
 
 
 @app.command()
@@ -366,6 +393,13 @@ def _read(study: str, storage: str | None) -> "StudyRecord":
     from search.loading import load
 
     return load(study, storage)
+
+
+def _intensity(grid: float | None) -> float | None:
+    """The intensity of the grid that was given."""
+    if grid is not None and not 0 <= grid < float("inf"):
+        raise UserError(f"--grid is {grid:g}; give the grams of CO2-equivalent per kWh, 0 or more")
+    return grid
 
 
 @contextmanager

@@ -11,6 +11,9 @@ from search.plan import Plan, Shape
 PREPARATION = -1
 """Stands for what is done once per study, where a trial's number is expected."""
 
+LOST = "its worker was lost"
+"""Reason of a failed trial that could not say its own; what it used is known as far as its worker said so before."""
+
 State = Literal["complete", "failed", "running", "waiting"]
 
 

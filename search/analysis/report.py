@@ -19,7 +19,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from search.analysis import figures, stories
+from search.analysis import figures, ledger, ledger_view, stories
 from search.analysis.dimensions import Importance, dimension_importance
 from search.analysis.figures import KINDS
 from search.analysis.front import front, is_candidate, listed_once
@@ -29,12 +29,13 @@ from search.definition import METRICS
 from search.records import ObjectiveInfo, Record, StudyRecord
 
 
-def render_report(study: StudyRecord, *, written: date | None = None) -> str:
+def render_report(study: StudyRecord, *, written: date | None = None, grid: float | None = None) -> str:
     """The report of a study.
 
     Args:
         study: The study, at any stage. It is not changed.
         written: The day that it names; None takes today.
+        grid: Intensity of the grid, g CO2-equivalent per kWh; None says nothing of CO2.
 
     Returns:
         A whole HTML document. Nothing in it comes from elsewhere; names and messages of the study are escaped.
@@ -57,6 +58,7 @@ def render_report(study: StudyRecord, *, written: date | None = None) -> str:
         course=_section(drawn, "plot-hypervolume", stories.hypervolume_note(study)),
         importance=_section(drawn, "plot-importance", stories.importance_note(moves)),
         cost=_section(drawn, "plot-time", stories.cost_note(study)),
+        ledger=_ledger(study, grid),
         failures=_failures(study),
         conditions=_pairs(stories.conditions(study)) + _definition(study),
         footer=escape(stories.footer(study)),
@@ -153,6 +155,22 @@ def _intervals(record: Record, columns: Iterable[Mapping[str, Any]]) -> list[lis
         if any(ends)
         else None
     )
+
+
+def _ledger(study: StudyRecord, grid: float | None) -> str:
+    """What the search used and when it pays, as tables and sentences."""
+    book = ledger.ledger(study)
+    tables = [("", *ledger_view.spent_table(book))]
+    tables += [("Paid for itself", *ledger_view.payback_table(study, book))] if book.paybacks else []
+    said = " ".join(ledger_view.sentences(study, book, grid))
+    return "".join(_cells(*table) for table in tables) + f'<p class="note">{escape(said)}</p>'
+
+
+def _cells(title: str, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f'<th scope="col" class="words">{escape(header)}</th>' for header in headers)
+    body = "".join("<tr>" + "".join(f'<td class="words">{escape(cell)}</td>' for cell in row) + "</tr>" for row in rows)
+    heading = f"<h3>{escape(title)}</h3>" if title else ""
+    return f'{heading}<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _failures(study: StudyRecord) -> str:

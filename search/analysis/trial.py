@@ -13,6 +13,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from search.analysis.ledger_view import trial_lines
 from search.analysis.quantities import KEPT, quantity, short
 from search.records import Record, StudyRecord
 
@@ -39,6 +40,7 @@ def render_trial(study: StudyRecord, record: Record) -> RenderableType:
         parts.append(Text(f"would have been ended after {record.audited_at:.0%} of its recovery; went on as a check"))
     if record.seed is not None:
         parts.append(Text(f"seed: {record.seed}"))
+    parts += [Text(line) for line in trial_lines(study, record)]
     if record.plan is not None and record.plan.rank is not None:
         shape, rank = study.shape, record.plan.rank
         parts.append(Text(f"word embeddings: rank {rank} of {shape.hidden}, for {shape.vocabulary:,} tokens"))

@@ -24,7 +24,7 @@ from search.engine.retry import ATTEMPTS
 from search.engine.sampler import population_size
 from search.errors import UserError, unknown_name
 from search.plan import Plan, Shape
-from search.records import ObjectiveInfo, Overview, Record, State, StudyRecord
+from search.records import LOST, ObjectiveInfo, Overview, Record, State, StudyRecord
 from search.space import Space
 
 STATES: dict[TrialState, State] = {
@@ -34,9 +34,6 @@ STATES: dict[TrialState, State] = {
     TrialState.RUNNING: "running",
     TrialState.WAITING: "waiting",
 }
-
-LOST = "its worker was lost"
-"""Reason of a failed trial that could not say its own."""
 
 FOR_GOOD = f"{LOST}, like {ATTEMPTS - 1} others with this plan: it is not tried again"
 """Reason of the last such trial of a plan."""
