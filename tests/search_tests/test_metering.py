@@ -24,6 +24,8 @@ from search.limits import Limits
 from search.plan import Plan
 from search.records import LOST, Evaluation
 
+pytestmark = pytest.mark.filterwarnings("ignore:Heartbeat of storage")  # trials are asked for one by one here
+
 
 class Device:
     """A device whose counter stands where a test puts it, and a clock likewise."""
@@ -110,16 +112,14 @@ def test_without_a_counter_the_time_is_noted_all_the_same(tmp_path: Path) -> Non
 
 def test_a_working_worker_says_what_it_used_so_far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(housekeeping, "EVERY_S", 0.05)
-    opened, _url = begin(tmp_path, DEFINITION.model_copy(update={"engine": DEFINITION.engine}))
+    opened, _url = begin(tmp_path, DEFINITION)
     seen = []
 
-    def slow(plan: Plan, **given: Any) -> Evaluation:
-        for _ in range(200):
-            attrs = opened.get_trials(deepcopy=False)[-1 if seen else 0].user_attrs
-            if seen or attributes.SO_FAR in attrs:
-                seen.append(attrs.get(attributes.SO_FAR))
-                break
+    def slow(plan: Plan, **_given: Any) -> Evaluation:
+        end = time.monotonic() + 30
+        while attributes.SO_FAR not in opened.get_trials(deepcopy=False)[0].user_attrs and time.monotonic() < end:
             time.sleep(0.05)
+        seen.append(opened.get_trials(deepcopy=False)[0].user_attrs[attributes.SO_FAR])
         raise ZeroDivisionError(str(plan))
 
     failing = DEFINITION.engine.model_copy(update={"failures_in_a_row": 1})
@@ -144,6 +144,7 @@ def test_the_budget_counts_the_preparation_and_no_running_trial_twice(tmp_path: 
     done, running = opened.ask(), opened.ask()
     with device.metered.noted(done):
         device.runs(1.0, 3.6e5)
+    done.set_user_attr(attributes.SECONDS, {"recover": 1.0})
     opened.tell(done, [0.0] * 4)
     with device.metered.noted(running):
         device.runs(1.0, 3.6e5)
