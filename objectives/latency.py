@@ -1,14 +1,14 @@
 """How long does a batch take: the median over repeated batches, tokenisation left out.
 
-    warm-up            observations of the model, and after every third one of the reference (the dense model)
-    |███|███|███|  |◄──►|██████|◄──►|██████|◄──►|██████|◄──►|▒▒▒▒▒▒▒▒▒▒|◄──►|██████| ...
-                        t0     t1                           r0         r1
+    warm-up            observations of the model, by turns with the reference (the dense model; `objectives.pairs`)
+    |███|███|███|  |◄──►|██████|◄──►|▒▒▒▒▒▒▒▒▒▒|◄──►|▒▒▒▒▒▒▒▒▒▒|◄──►|██████| ...
+                        t0     t1   r0         r1
     absolute  = median of t1 - t0, with quartiles
-    ratio     = absolute / median of r1 - r0        both from the same seconds, so what slows the machine cancels
-    corrected = ratio · what the reference took when the study was created
+    ratio     = median of the pairs (t1 - t0) / (r1 - r0) of neighbours, so what slows the machine cancels
+    corrected = ratio · what the reference took when the study was created, with the quartiles of the pairs
 
 The device is idle before t0 and has finished before t1. An observation is one batch, or for a mix of lengths one pass
-over all its batches, divided by their number. Observations go on until the confidence interval of their median is
+over all its batches, divided by their number. Observations go on until the confidence interval of the figure is
 narrow enough, or time is up. No figure from other conditions, another device or another backend may be compared with
 this one.
 """
@@ -28,13 +28,11 @@ from objectives.backends import BACKENDS
 from objectives.clocks import clock_mhz
 from objectives.inference import Conditions, Run, device_of, modes, prepare, ready
 from objectives.measurement import Measurement
-from objectives.median import median_interval, relative_width
+from objectives.median import median_interval
 from objectives.objective import Direction, Subject
+from objectives.pairs import Observed, observe
 
 __all__ = ["Conditions", "Latency"]
-
-REFERENCE_EVERY = 3
-"""Observations of the model between two of the reference: it shall cost no more than the model itself."""
 
 WIDE = 0.1
 """Inter-quartile range as a share of the median above which a latency carries a warning, as in torch's benchmarks."""
@@ -92,10 +90,10 @@ class Latency:
                 stack.enter_context(modes(self.reference, self.conditions))
             for run in [*_repeated(reference_runs, 1), *_repeated(runs, self.conditions.warmup)]:
                 run()
-            observed, reference = self._observe(runs, reference_runs)
+            observed = observe(runs, reference_runs, self.conditions, self.clock, related=self.corrected)
             conditions = self._conditions(subject.model)
         absolute = self._summary(observed, conditions)
-        return absolute if not reference else self._with_reference(absolute, reference)
+        return absolute if not observed.pairs else self._with_reference(absolute, observed)
 
     @cached_property
     def _reference_runs(self) -> list[Run]:
@@ -104,38 +102,10 @@ class Latency:
         with modes(self.reference, self.conditions):
             return prepare(self.reference, self.conditions)
 
-    def _observe(self, runs: Sequence[Run], reference_runs: Sequence[Run]) -> tuple[list[list[float]], list[float]]:
-        """Milliseconds of each batch of each pass over the model, and of each pass over the reference."""
-        passes: list[list[float]] = []
-        reference: list[float] = []
-        spent_ms, look = 0.0, self.conditions.repeats
-        while True:
-            passes.append([self._time_ms(run) for run in runs])
-            spent_ms += sum(passes[-1])
-            if reference_runs and len(passes) % REFERENCE_EVERY == 0:
-                times_ms = [self._time_ms(run) for run in reference_runs]
-                reference.append(statistics.fmean(times_ms))
-                spent_ms += sum(times_ms)
-            if len(passes) >= look:
-                means = [statistics.fmean(times_ms) for times_ms in passes]
-                if self._is_enough(means) or spent_ms >= 1000 * self.conditions.limit_s:
-                    return passes, reference
-                look += max(1, look // 2)  # seldom: who looks often stops at a narrow interval by luck
-
-    def _is_enough(self, means: Sequence[float]) -> bool:
-        if self.conditions.interval is None:
-            return True
-        return relative_width(median_interval(means), statistics.median(means)) <= self.conditions.interval
-
-    def _time_ms(self, run_batch: Callable[[], None]) -> float:
-        start_s = self.clock()
-        run_batch()
-        return (self.clock() - start_s) * 1000
-
-    def _summary(self, passes: Sequence[Sequence[float]], conditions: dict[str, Any]) -> Measurement:
-        means = [statistics.fmean(times_ms) for times_ms in passes]
-        singles = [time_ms for times_ms in passes for time_ms in times_ms]
-        low, median, high = statistics.quantiles(means, n=4, method="inclusive")
+    def _summary(self, observed: Observed, conditions: dict[str, Any]) -> Measurement:
+        means = observed.means
+        singles = [time_ms for times_ms in observed.passes for time_ms in times_ms]
+        (low, high), median = _quartiles(means), statistics.median(means)
         spread = (high - low) / median if median > 0 else 0.0
         return Measurement(
             median,
@@ -156,16 +126,33 @@ class Latency:
             "the machine is busy with something else, or there are too few repeats",
         )
 
-    def _with_reference(self, absolute: Measurement, times_ms: Sequence[float]) -> Measurement:
+    def _with_reference(self, absolute: Measurement, observed: Observed) -> Measurement:
         """The same with the reference of the same window beside it, and as the corrected figure where that is asked."""
-        reference_ms = statistics.median(times_ms)
-        ratio = absolute.value / reference_ms
-        details = {**absolute.details, "absolute": absolute.value, "ratio": ratio, "reference": reference_ms}
+        pairs = observed.pairs
+        ratio = statistics.median(pairs)
+        details = {
+            **absolute.details,
+            "absolute": absolute.value,
+            "ratio": ratio,
+            "pairs": float(len(pairs)),
+            "reference": statistics.median(observed.reference),
+        }
         if self.reference_ms is None:
             return replace(absolute, details=details)
         details |= {"reference_at_start": self.reference_ms, "corrected": ratio * self.reference_ms}
-        noted = replace(absolute, details=details)
-        return noted.scaled(self.reference_ms / reference_ms) if self.corrected else noted
+        if not self.corrected:
+            return replace(absolute, details=details)
+        low, high = _quartiles(pairs)
+        related = replace(
+            absolute,
+            value=ratio,
+            low=low,
+            high=high,
+            samples=len(pairs),
+            interval=median_interval(pairs),
+            details=details,
+        )
+        return related.scaled(self.reference_ms)
 
     def _conditions(self, model: nn.Module) -> dict[str, Any]:
         """Everything that the figure depends on, as plain values; what cannot be read is left out."""
@@ -181,6 +168,11 @@ class Latency:
             "clock_mhz": clock_mhz(device),
         }
         return {name: value for name, value in conditions.items() if value is not None}
+
+
+def _quartiles(values: Sequence[float]) -> tuple[float, float]:
+    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+    return low, high
 
 
 def _repeated(runs: Sequence[Run], times: int) -> list[Run]:
