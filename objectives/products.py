@@ -89,6 +89,24 @@ def encoder_products(model: nn.Module, *, tokens: int) -> list[Product]:
     return [product for layer in layers(model) for product in _layer_products(layer, tokens)]
 
 
+def widths(model: nn.Module) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Count the heads and the neurons of each layer, on its real modules.
+
+    Args:
+        model: A BERT classifier, cut or dense.
+
+    Returns:
+        Heads, and neurons, layer by layer; 0 where the block has vanished.
+
+    Raises:
+        TypeError: If the model is not a BERT classifier, or one of its matrices is not a plain `nn.Linear`.
+        ValueError: If a layer's width is no multiple of its head size.
+    """
+    ups = [_linear(layer, "intermediate.dense") for layer in layers(model)]
+    heads = tuple(_heads(layer) for layer in layers(model))
+    return heads, tuple(0 if up is None else up.out_features for up in ups)
+
+
 def head_products(model: nn.Module) -> list[Product]:
     """List the matrix products of the pooler and the classification layer, which see one token of the sequence.
 
@@ -130,17 +148,30 @@ def _layer_products(layer: nn.Module, tokens: int) -> list[Product]:
 
 
 def _attention_products(layer: nn.Module, tokens: int) -> list[Product]:
-    query = _linear(layer, "attention.self.query")
-    if query is None:
+    heads = _heads(layer)
+    if not heads:
         return []
-    head_size = cast(int, layer.get_submodule("attention.self").attention_head_size)
-    heads, rest = divmod(query.out_features, head_size)
-    if rest:
-        raise ValueError(f"a query of width {query.out_features} with heads of size {head_size}: cut whole heads only")
+    head_size = _head_size(layer)
     return [
         Product(tokens, head_size, tokens, weights=False, count=heads),
         Product(tokens, tokens, head_size, weights=False, count=heads),
     ]
+
+
+def _heads(layer: nn.Module) -> int:
+    query = _linear(layer, "attention.self.query")
+    if query is None:
+        return 0
+    heads, rest = divmod(query.out_features, _head_size(layer))
+    if rest:
+        raise ValueError(
+            f"a query of width {query.out_features} with heads of size {_head_size(layer)}: cut whole heads only"
+        )
+    return heads
+
+
+def _head_size(layer: nn.Module) -> int:
+    return cast(int, layer.get_submodule("attention.self").attention_head_size)
 
 
 def _linear(layer: nn.Module, path: str) -> nn.Linear | None:

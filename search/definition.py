@@ -321,7 +321,7 @@ class LatencySettings(Part):
     warmup: int = Field(default=3, ge=0)
     """Batches that run before measuring starts."""
     repeats: int = Field(default=20, ge=3)
-    """Batches measured, at least; the value is their median."""
+    """Batches measured, at least, half of them the dense model's where it is measured beside; the value is a median."""
     interval: float | None = Field(default=0.05, gt=0)
     """Go on until the 95 % confidence interval of the median is at most this share of it wide; null stops at
     repeats."""
@@ -331,14 +331,27 @@ class LatencySettings(Part):
     """Number type that the model is run in."""
     backend: Literal["eager", "compile", "cuda_graphs", "onnxruntime"] = "eager"
     """What runs the model: eager PyTorch, torch.compile, CUDA graphs or ONNX Runtime (extra: onnx)."""
+    source: Literal["measured", "table"] = "measured"
+    """measured times every trial's model; table adds up what its blocks cost, by a table that is measured once per
+    device and study: equal plans have equal latencies, a trial spends no time on them, and is off by its error."""
+
+
+class TableSettings(Part):
+    """The additive table, for the latencies whose source it is and for energy where energy.table says so."""
+
+    entries: int | None = Field(default=6, ge=2)
+    """Numbers of heads, and of neuron blocks, that get an entry, from one to all; what lies between is taken on a
+    straight line, which suits CPUs. null gives every number one, for devices where cost rises in steps."""
+    plans: int = Field(default=20, ge=0)
+    """Random plans that are measured besides, to tell how far the table is off; with fewer than 2 that is not known."""
 
 
 class MeasuringSettings(Part):
     """How latencies are kept comparable on a machine that is shared, throttles or warms up."""
 
     reference: bool = True
-    """Whether the dense model is measured in the same seconds as each cut one, after every third batch of it: the ratio
-    is kept, and what slows the machine cancels in it."""
+    """Whether the dense model is measured in the same seconds as each cut one, by turns with it: the ratio is kept, and
+    what slows the machine cancels in it."""
     figure: Literal["auto", "corrected", "absolute"] = "auto"
     """Which figure is the quantity: absolute as measured, or corrected, the ratio times what the dense model took when
     the study was created. Both are kept. auto corrects where the study has such a reference: all but those of versions
@@ -347,6 +360,8 @@ class MeasuringSettings(Part):
     """Whether workers take turns, so that nobody trains on a device while another worker measures on it: auto those on
     one GPU or one set of cores, always all on this machine's CPU, never none. CPU workers with cores of their own
     disturb each other little, and taking turns would stop all of them for each measurement."""
+    table: TableSettings = TableSettings()
+    """The table of costs, where a study asks for one."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -368,6 +383,9 @@ class EnergySettings(Part):
     idle_s: float = Field(default=1.0, ge=0)
     """Seconds of rest that the idle power is measured over, once in ten minutes: the energy above idle is kept beside
     the whole energy, which is the value; 0 leaves it out."""
+    table: bool = False
+    """Whether measured energy is taken from an additive table, as latency.source table does it for latencies; modelled
+    energy is exact without one."""
     picojoules_per_mac: float = Field(default=4.6, gt=0)
     """Model only: energy of one fp32 multiply-accumulate (Horowitz, ISSCC 2014, 45 nm: 3.7 multiply + 0.9 add)."""
     picojoules_per_byte: float = Field(default=162.5, gt=0)
@@ -483,6 +501,15 @@ class Definition(Part):
             raise ValueError(f"objectives are {list(self.objective_names)}: each may stand there once")
         if "f1" in (*self.objective_names, *self.bounds) and len(self.task.labels) != 2:
             raise ValueError(f"f1 is asked for with {len(self.task.labels)} labels: f1 is for two, use accuracy")
+        latencies = {"latency": self.latency} | {f"latencies.{name}": part for name, part in self.latencies.items()}
+        tabled = [f"{path}.source" for path, part in latencies.items() if part.source == "table"]
+        if tabled and not self.measuring.reference:
+            raise ValueError(f"{tabled[0]} is 'table' and measuring.reference is false: a table needs the reference")
+        if (tabled or self.energy.table) and self.space.factorises:
+            raise ValueError(
+                f"{tabled[0] if tabled else 'energy.table'} asks for a table and space.embedding.low is "
+                f"{self.space.embedding.low:g}: a table knows heads and neurons only, measure every trial"
+            )
         return self
 
     @property

@@ -2,7 +2,8 @@
 
 rows ──► tokens ──► dense teacher ─┬─► its logits on the training rows ────┬─► super-network, if asked for
            │                       ├─► importance of every head and neuron ┘
-           │                       └─► directions of its word embeddings, where their rank is a dimension
+           │                       ├─► directions of its word embeddings, where their rank is a dimension
+           │                       └─► table of what its blocks cost on this device, where the study asks for it
            └ with space.vocabulary = train of a smaller vocabulary; the teacher then has its rows only
 
 A worker that joins a study needs neither the checkpoint nor the data: the study says by which hashes each of these is
@@ -26,7 +27,7 @@ from transformers import PreTrainedTokenizerBase
 from objectives import Conditions, MeasurementUnavailable, Objective, Subject, built_in, resolve
 from objectives.backends import open_backend
 from objectives.latency import Latency
-from search import supernets
+from search import supernets, tables
 from search.artifacts import Artifacts, digest, digest_of_files
 from search.bert.block_importance import block_importance
 from search.bert.checkpoint import (
@@ -47,11 +48,12 @@ from search.bert.surgery import WORDS, shape_of
 from search.bert.training import Schedule, score, train
 from search.bert.vocabulary import FILE as VOCABULARY
 from search.bert.vocabulary import Reduction, keep_tokens, reduction, write_tokenizer
-from search.costs import Cost, noted
+from search.costs import noted
 from search.definition import Definition, LatencySettings
 from search.errors import TrialError, UserError
 from search.plan import Plan, Shape, encoder_parameters
 from search.space import Space
+from search.tables import Answer
 from search.turns import Alone, Turns, turns
 
 OnStage = Callable[[str, int, int], None]
@@ -100,6 +102,7 @@ class Prepared:
         cost: Seconds that each artifact took when it was really made, by kind; those that noted none are missing.
         cost_j: Joules that each took, and the counter that says so, by kind; those that noted none are missing.
         reference_ms: Latencies of the dense model when the study was created, by quantity; empty where there are none.
+        tables: What the study's table says, by quantity; empty where all are measured.
         turns: When this worker may use the device, and when it has it alone.
     """
 
@@ -123,6 +126,7 @@ class Prepared:
     cost: dict[str, float] = field(default_factory=dict)
     cost_j: dict[str, tuple[float, str]] = field(default_factory=dict)
     reference_ms: Mapping[str, float] = field(default_factory=dict)
+    tables: Mapping[str, Answer] = field(default_factory=dict)
     turns: Turns = field(default_factory=Alone)
 
     @property
@@ -207,7 +211,6 @@ def prepare(
             made = _made(definition, artifacts, device, content, seconds, told)
     space = Space.of(definition.space, shape_of(made.teacher), definition.recovery)
     energy, lengths = definition.energy, made.rows["selection"].lengths
-    costs = _costs(definition, artifacts, made.content)
     known = built_in(
         dense_encoder_parameters=encoder_parameters(Plan.dense(space.shape), space.shape),
         conditions=_conditions(definition.latency, lengths),
@@ -238,8 +241,6 @@ def prepare(
         directions=made.directions,
         vocabulary=made.vocabulary,
         supernet=made.supernet,
-        cost={kind: cost.seconds for kind, cost in costs.items()},
-        cost_j={kind: (cost.joules, cost.source) for kind, cost in costs.items() if cost.joules is not None},
         turns=own_turns,
     )
     if reference_ms is None and definition.measuring.reference:
@@ -248,7 +249,36 @@ def prepare(
                 reference_ms = _measured(known, made.teacher)
         except MeasurementUnavailable as error:
             raise UserError(f"the dense model's latency cannot be measured: {error}") from None
-    return referred(prepared, reference_ms or {})
+    prepared = referred(prepared, reference_ms or {})
+    if tables.asked_for(definition, source):
+        with own_turns.measuring(lambda: told("wait to measure", 0, 1)), timed(seconds, tables.KIND):
+            prepared = referred(_with_table(prepared, artifacts, content, told), reference_ms or {})
+    return _priced(prepared, artifacts)
+
+
+def _with_table(
+    prepared: Prepared, artifacts: Artifacts, content: Mapping[str, str] | None, on_stage: OnStage
+) -> Prepared:
+    """The same with the study's table: the one that it has been measured by, or for a new study one made now."""
+    if content is not None and tables.KIND in content:
+        return replace(prepared, tables=tables.found(artifacts, content[tables.KIND]))
+    definition, source = prepared.definition, prepared.energy_source
+    key = tables.key(definition, prepared.shape, energy_source=source, machine=prepared.machine)
+    try:
+        made = tables.made(
+            definition,
+            artifacts,
+            prepared.teacher,
+            prepared.scores,
+            prepared.space,
+            prepared.objectives,
+            key,
+            on_step=on_stage,
+            on_wait=_waiting(on_stage),
+        )
+    except MeasurementUnavailable as error:
+        raise UserError(f"the table of what blocks cost cannot be measured: {error}") from None
+    return replace(prepared, tables=made, content={**prepared.content, tables.KIND: digest(key)})
 
 
 def referred(prepared: Prepared, reference_ms: Mapping[str, float]) -> Prepared:
@@ -260,7 +290,7 @@ def referred(prepared: Prepared, reference_ms: Mapping[str, float]) -> Prepared:
             all as they are.
 
     Returns:
-        The same, with latencies that measure the dense model beside each cut one.
+        The same, with latencies that measure the dense model beside each cut one, or take it from the study's table.
     """
     corrected = prepared.definition.measuring.figure != "absolute"
     related = {
@@ -268,7 +298,9 @@ def referred(prepared: Prepared, reference_ms: Mapping[str, float]) -> Prepared:
         for name, objective in prepared.objectives.items()
         if isinstance(objective, Latency) and name in reference_ms
     }
-    return replace(prepared, objectives={**prepared.objectives, **related}, reference_ms=dict(reference_ms))
+    tabled = {name: answer.objective(name, reference_ms) for name, answer in prepared.tables.items()}
+    objectives = {**prepared.objectives, **related, **tabled}
+    return replace(prepared, objectives=objectives, reference_ms=dict(reference_ms))
 
 
 def _measured(objectives: Mapping[str, Objective], teacher: PrunedBertForSequenceClassification) -> dict[str, float]:
@@ -347,10 +379,16 @@ def _made(
     return _Made(named, rows, teacher, pad_id, logits, scores, found, reduced, supernet)
 
 
-def _costs(definition: Definition, artifacts: Artifacts, content: Mapping[str, str]) -> dict[str, Cost]:
-    """What each artifact took when it was really made, by kind."""
-    found = {kind: artifacts.cost(kind, hash_) for kind, hash_ in wanted(definition, content).items()}
-    return {kind: cost for kind, cost in found.items() if cost is not None}
+def _priced(prepared: Prepared, artifacts: Artifacts) -> Prepared:
+    """The same with what each artifact took when it was really made."""
+    hashes = wanted(prepared.definition, prepared.content)
+    found = {kind: artifacts.cost(kind, hash_) for kind, hash_ in hashes.items()}
+    costs = {kind: cost for kind, cost in found.items() if cost is not None}
+    return replace(
+        prepared,
+        cost={kind: cost.seconds for kind, cost in costs.items()},
+        cost_j={kind: (cost.joules, cost.source) for kind, cost in costs.items() if cost.joules is not None},
+    )
 
 
 def _waiting(on_stage: OnStage) -> Callable[[str], None]:
@@ -376,6 +414,8 @@ def wanted(definition: Definition, content: Mapping[str, str]) -> dict[str, str]
     }
     if supernets.asked_for(definition):
         hashes[supernets.KIND] = digest(supernets.key(definition, importance_key))
+    if tables.KIND in content:
+        hashes[tables.KIND] = content[tables.KIND]
     return hashes
 
 
@@ -390,6 +430,7 @@ def _fetched(
     """Everything, by the hashes that the study names; where the artifacts lack something, it is made."""
     hashes = wanted(definition, content)
     folders = {}
+    hashes.pop(tables.KIND, None)  # never made anew: see search.tables.found
     for number, (kind, hash_) in enumerate(hashes.items()):
         on_stage(f"fetch {kind}", number, len(hashes))
         folder = artifacts.found(kind, hash_)
@@ -689,6 +730,7 @@ def _bucketed(rows: Encoded, count: int, *, batch_size: int, seed: int) -> list[
 
 
 def _importance_key(definition: Definition, content: Mapping[str, str]) -> dict[str, Any]:
+    content = {name: part for name, part in content.items() if name != tables.KIND}  # measured later, on these scores
     settings = definition.importance.model_dump(mode="json")
     if "importance" not in content:  # prepared before: the key of then, in which the number of rows hides their hash
         return {**content, "seed": definition.engine.seed, "method": settings["method"], "rows": settings["rows"]}

@@ -197,6 +197,8 @@ def _loop(study: Any, prepared: "Prepared", limits: Limits, counter: Counter | N
 
     if prepared.vocabulary is not None:
         listener.note(f"vocabulary: {prepared.vocabulary}")
+    for name, answer in prepared.tables.items():
+        listener.note(f"{name} by the table: {answer.agreement or 'not compared with direct measurements'}")
     storages.be_patient(study, PATIENCE_S)
     listener.known(studies.read(study))
     return work(

@@ -155,7 +155,11 @@ def render_records(study: StudyRecord, members: Sequence[Record], *, title: str)
     table = Table(
         title=Text(title, style="bold"),
         title_justify="left",
-        caption=Text("heads and neurons layer by layer; 12x3 is 12 in three layers in a row"),
+        caption=Text(
+            "\n".join(
+                ["heads and neurons layer by layer; 12x3 is 12 in three layers in a row", *_tabled(study, members)]
+            )
+        ),
         caption_justify="left",
         box=box.SIMPLE_HEAD,
         show_edge=False,
@@ -181,6 +185,17 @@ def render_records(study: StudyRecord, members: Sequence[Record], *, title: str)
             style="dim" if record is dense else None,
         )
     return table
+
+
+def _tabled(study: StudyRecord, members: Sequence[Record]) -> list[str]:
+    """One line for each objective that was added up by a table, and not measured on each trial."""
+    lines = []
+    for objective in study.objectives:
+        details = [record.quantities.get(objective.name, {}).get("details", {}) for record in members]
+        errors = [found["table_error"] for found in details if "table_error" in found]
+        if errors:
+            lines.append(f"{objective.name} by the table, with a median error of {errors[0]:.1%} on random plans")
+    return lines
 
 
 def _rank(study: StudyRecord, record: Record) -> int:

@@ -115,6 +115,8 @@ def _spread(measured: Mapping[str, Any]) -> str:
         parts.append(f"95 % interval {interval[0]:.4g} to {interval[1]:.4g}")
     if samples > 1:
         parts.append(f"{samples:,} samples")
+    if (error := measured.get("details", {}).get("table_error")) is not None:
+        parts.append(f"median error of the table {error:.1%}")
     if (ratio := measured.get("details", {}).get("ratio")) is not None:
         parts.append(f"{ratio:.3f} of the dense model beside it")
     return ", ".join(parts)
