@@ -1,4 +1,4 @@
-"""What is left of the metric after the cut, and what each way of recovering brings back: SST-2 and CoLA, official dev sets.
+"""What the cut leaves of a metric, and what each way of recovering brings back: SST-2 and CoLA, official dev sets.
 
     python studies/benchmarks/recovery.py --quick
 
@@ -262,8 +262,8 @@ def show(task: str, dense: dict[str, float], cells: list[dict[str, Any]]) -> Non
     for row in cells:
         spread = "     -" if row["metric_std"] is None else f"{row['metric_std']:.4f}"
         say(
-            f"{row['ratio']:5}  {row['importance']:10}  {row['recovery']:30}  {row['steps']:5}  {row['metric_mean']:7.4f}"
-            f"  {spread}  {row['accuracy_mean']:8.4f}  {row['seconds']:7.2f}  {row['seeds']:5}"
+            f"{row['ratio']:5}  {row['importance']:10}  {row['recovery']:30}  {row['steps']:5}  "
+            f"{row['metric_mean']:7.4f}  {spread}  {row['accuracy_mean']:8.4f}  {row['seconds']:7.2f}  {row['seeds']:5}"
         )
 
 
