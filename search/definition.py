@@ -263,11 +263,15 @@ class SupernetSettings(Part):
 class RecoverySettings(Part):
     """How a cut model is brought back: least squares first, then a brief fine-tune."""
 
-    start: Literal["dense", "supernet"] = "dense"
-    """What a plan is cut from: the dense model, or the super-network, after which few steps or none are needed."""
+    start: Literal["dense", "supernet", "nearest"] = "dense"
+    """What a plan is cut from: the dense model; the super-network, after which few steps or none are needed; or the
+    nearest finished trial: the smallest that keeps all that the plan keeps, the dense model where there is none. Then
+    training adds up along the front, each trial's weights are kept among the artifacts, and what a trial gives depends
+    on the trials that were finished when it began."""
     refit_rows: int = Field(default=0, ge=0)
-    """Training rows for the least-squares re-fit after the cut; 0 leaves it out. With 512 it brought back as much as 50
-    distilled steps, and nothing on top of them (studies/results/recovery-quick.json): use it with few steps or none."""
+    """Training rows for the least-squares re-fit after a cut of the dense model; 0 leaves it out. With 512 it brought
+    back as much as 50 distilled steps, and nothing on top of them (studies/results/recovery-quick.json): use it with
+    few steps or none."""
     steps: int = Field(default=300, ge=0)
     """Optimizer steps of the fine-tune; 0 scores the model as it is after the cut and the re-fit."""
     batch_size: int = Field(default=32, ge=1)

@@ -4,12 +4,16 @@ import json
 import shutil
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import Progress
 
 from search.errors import UserError, unknown_name
 from search.manifests import MANIFEST
+
+if TYPE_CHECKING:
+    from search.artifacts import Artifacts
 
 
 def move(
@@ -28,7 +32,7 @@ def move(
     Raises:
         UserError: If the source holds no such study, the target holds one already, or either cannot be used.
     """
-    from search import preparation
+    from search import candidates, preparation
     from search.engine import storage as storages
     from search.engine import study as studies
     from search.engine.artifact_store import open_artifacts
@@ -46,12 +50,13 @@ def move(
         here = open_artifacts(artifacts or str(cache), cache=cache)
         there = open_artifacts(to_artifacts, cache=cache)
         for kind, hash_ in preparation.wanted(about.definition, about.content).items():
-            folder = here.found(kind, hash_)
-            if folder is None:
+            if not _copied(here, there, kind, hash_):
                 raise UserError(f"the artifact {kind}-{hash_[:20]} is not in '{artifacts or cache}'; name its place")
-            key = json.loads((folder / "key.json").read_text(encoding="utf-8"))
-            there.made(kind, key, partial(_copy_files, folder))
             console.print(f"{kind}: copied", markup=False, highlight=False)
+        kept = [record.weights for record in studies.read(found).records if record.weights is not None]
+        moved_weights = sum(_copied(here, there, candidates.KIND, hash_) for hash_ in kept)
+        if kept:  # one that is missing is made again by those who need it
+            console.print(f"weights of {moved_weights} of {len(kept)} trials: copied", markup=False, highlight=False)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("trials")
         moved = copy(
@@ -65,6 +70,16 @@ def move(
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _copied(here: "Artifacts", there: "Artifacts", kind: str, hash_: str) -> bool:
+    """Have an artifact in another place too; whether it was there to be copied."""
+    folder = here.found(kind, hash_)
+    if folder is None:
+        return False
+    key = json.loads((folder / "key.json").read_text(encoding="utf-8"))
+    there.made(kind, key, partial(_copy_files, folder))
+    return True
 
 
 def _copy_files(source: Path, target: Path) -> None:

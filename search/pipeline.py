@@ -10,12 +10,14 @@ import gc
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
 import torch
 
 from objectives import MeasurementUnavailable, Subject, all_metrics
+from search import candidates
 from search.bert.choose import choose
 from search.bert.pruned import PrunedBertForSequenceClassification
 from search.bert.recovery import recover
@@ -26,7 +28,7 @@ from search.definition import Bound, RecoverySettings
 from search.errors import TrialError
 from search.plan import Plan
 from search.preparation import SCORING_BATCH, OnStage, Prepared, timed
-from search.records import Evaluation
+from search.records import Ancestor, Evaluation
 
 OnRung = Callable[[float, float, Mapping[str, float]], bool]
 """Asked at a rung of a recovery, with its share of the steps, the metric, and what was measured before: does it end?"""
@@ -40,6 +42,7 @@ def evaluate(
     on_stage: OnStage,
     schedule: Mapping[str, float] | None = None,
     on_rung: OnRung | None = None,
+    ancestor: Ancestor | None = None,
 ) -> Evaluation:
     """Cut, measure, re-fit, recover and score one plan.
 
@@ -51,6 +54,8 @@ def evaluate(
         schedule: Fields of the recovery that take another value than the definition's, `steps` for example.
         on_rung: Asked at each rung of `ending.rungs`, with its share of the steps, the task's metric on `ending.rows`
             rows and all that was measured before the recovery, whether the recovery ends there.
+        ancestor: A finished trial whose model is cut in place of the study's; where its weights are not among the
+            artifacts, the study's is.
 
     Returns:
         Measurements, violated constraints and seconds by stage. A plan that breaks a constraint on its size, latency or
@@ -67,7 +72,7 @@ def evaluate(
 
     with failures_told(prepared), prepared.turns.working():
         recovery = prepared.definition.recovery.model_copy(update=dict(schedule or {}))
-        return _evaluate(prepared, plan, recovery, seed, told, on_rung)
+        return _evaluate(prepared, plan, recovery, seed, told, on_rung, ancestor)
 
 
 @contextmanager
@@ -98,11 +103,14 @@ def _evaluate(
     seed: int,
     on_stage: OnStage,
     on_rung: OnRung | None,
+    ancestor: Ancestor | None,
 ) -> Evaluation:
     definition, seconds = prepared.definition, dict[str, float]()
     with timed(seconds, "cut"):
         on_stage("cut", 0, 1)
-        model = cut_to(prepared, plan)
+        model = None if ancestor is None else cut_further(prepared, plan, ancestor)
+        cut_from = None if model is None or ancestor is None else ancestor.trial
+        model = cut_to(prepared, plan) if model is None else model
     quantities = {}
     on_stage("measure", 0, 1)
     alone = prepared.turns.measuring(lambda: on_stage("wait to measure", 0, 1))
@@ -121,6 +129,7 @@ def _evaluate(
             seed=seed,
             seconds=seconds,
             on_stage=on_stage,
+            refits=cut_from is None,
             rungs=definition.ending.rungs,
             on_rung=None if on_rung is None else lambda share: on_rung(share, _glimpse(prepared, model), known),
         )
@@ -139,7 +148,26 @@ def _evaluate(
         violations=_violations(definition.bounds, quantities),
         seconds=seconds,
         conditions=_conditions(prepared),
+        cut_from=cut_from,
+        weights=_kept(prepared, model, plan) if goes_on and recovery.start == "nearest" else None,
     )
+
+
+def _kept(prepared: Prepared, model: PrunedBertForSequenceClassification, plan: Plan) -> str | None:
+    """Keep a recovered model for those that are cut from it; None where there is no place for it."""
+    if prepared.artifacts is None:
+        return None
+    return candidates.keep(prepared.artifacts, model, plan, partial(cut_to, prepared))
+
+
+def cut_further(prepared: Prepared, plan: Plan, ancestor: Ancestor) -> PrunedBertForSequenceClassification | None:
+    """Cut a finished trial's model to a plan that it contains; None where its weights are not there."""
+    if prepared.artifacts is None:
+        return None
+    model = candidates.found(prepared.artifacts, ancestor.weights, ancestor.plan, partial(cut_to, prepared))
+    if model is None:
+        return None
+    return cut(model, candidates.within(ancestor.plan, plan, prepared.scores), directions=prepared.directions)
 
 
 def cut_to(prepared: Prepared, plan: Plan) -> PrunedBertForSequenceClassification:
@@ -155,6 +183,7 @@ def bring_back(
     seed: int,
     seconds: dict[str, float],
     on_stage: OnStage,
+    refits: bool = True,
     rungs: Sequence[float] = (),
     on_rung: Callable[[float], bool] | None = None,
 ) -> None:
@@ -167,13 +196,14 @@ def bring_back(
         seed: Seed of the recovery.
         seconds: Told what the stages took.
         on_stage: Told what is being done.
+        refits: Whether it was cut from the dense model, which it may be re-fitted to; a trained one is left as it is.
         rungs: Shares of the steps after which `on_rung` is asked.
         on_rung: Asked, with the share, whether the recovery ends there.
 
     Raises:
         TrialError: If the loss stops being finite.
     """
-    if recovery.refit_rows:
+    if recovery.refit_rows and refits:
         with timed(seconds, "refit"):
             on_stage("refit", 0, 1)
             refit(

@@ -67,6 +67,22 @@ class Plan:
         """The plan that keeps everything."""
         return cls(heads=(shape.heads,) * shape.layers, neurons=(shape.neurons,) * shape.layers)
 
+    def contains(self, other: Self) -> bool:
+        """Whether this plan keeps all that the other one keeps: the units of a layer stay in the order of importance.
+
+        Word embeddings that this plan has factorised already are only contained in the same rank.
+
+        Example:
+            >>> Plan((4, 2), (64, 32)).contains(Plan((4, 1), (32, 32)))
+            True
+            >>> Plan((4, 2), (64, 32)).contains(Plan((4, 3), (32, 32)))
+            False
+        """
+        if len(self.heads) != len(other.heads) or self.rank not in (None, other.rank):
+            return False
+        own, others = self.heads + self.neurons, other.heads + other.neurons
+        return all(kept >= wanted for kept, wanted in zip(own, others, strict=True))
+
     def __str__(self) -> str:
         rank = "" if self.rank is None else f" | rank {self.rank}"
         return f"heads {' '.join(map(str, self.heads))} | neurons {' '.join(map(str, self.neurons))}{rank}"

@@ -104,6 +104,7 @@ class Prepared:
         reference_ms: Latencies of the dense model when the study was created, by quantity; empty where there are none.
         tables: What the study's table says, by quantity; empty where all are measured.
         turns: When this worker may use the device, and when it has it alone.
+        artifacts: Where all of it is kept, and recovered models too where plans are cut from these; None keeps none.
     """
 
     definition: Definition
@@ -128,6 +129,7 @@ class Prepared:
     reference_ms: Mapping[str, float] = field(default_factory=dict)
     tables: Mapping[str, Answer] = field(default_factory=dict)
     turns: Turns = field(default_factory=Alone)
+    artifacts: Artifacts | None = None
 
     @property
     def shape(self) -> Shape:
@@ -242,6 +244,7 @@ def prepare(
         vocabulary=made.vocabulary,
         supernet=made.supernet,
         turns=own_turns,
+        artifacts=artifacts,
     )
     if reference_ms is None and definition.measuring.reference:
         try:

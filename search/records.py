@@ -67,6 +67,8 @@ class Record:
         counter: Name of that counter; None where there was none, or an earlier version did not note it.
         lasted_s: Seconds from begin to end, waiting included; of a worker that died, as far as it said so; None where
             that was not noted.
+        cut_from: Number of the trial whose recovered model was cut; None where that was the model of the study.
+        weights: Digest under which the recovered weights are kept among the artifacts; None where they are not.
     """
 
     trial: int
@@ -90,6 +92,8 @@ class Record:
     energy_j: float | None = None
     counter: str | None = None
     lasted_s: float | None = None
+    cut_from: int | None = None
+    weights: str | None = None
 
     def value(self, name: str) -> float:
         """A measured quantity by name, objective or not.
@@ -101,6 +105,21 @@ class Record:
 
 
 @dataclass(frozen=True)
+class Ancestor:
+    """A finished trial whose recovered model another plan may be cut from.
+
+    Attributes:
+        trial: Its number.
+        plan: What it keeps.
+        weights: Digest under which its weights are kept among the artifacts.
+    """
+
+    trial: int
+    plan: Plan
+    weights: str
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What the evaluation of one plan gave, as plain data.
 
@@ -109,12 +128,16 @@ class Evaluation:
         violations: By constrained quantity, how far over its bound; above 0 breaks it.
         seconds: Time by stage.
         conditions: Device, threads, versions and the source of the energy figure.
+        cut_from: Number of the trial whose recovered model was cut; None where that was the model of the study.
+        weights: Digest under which the recovered weights are kept among the artifacts; None where they are not.
     """
 
     quantities: dict[str, dict[str, Any]]
     violations: dict[str, float]
     seconds: dict[str, float]
     conditions: dict[str, Any]
+    cut_from: int | None = None
+    weights: str | None = None
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,26 @@
 """From a trial's record to its model: the same plan, cut and recovered again as the trial was.
 
 record ─► plan ─► cut ─► refit ─► recover, with the trial's own schedule and seed ─► score ─► compared with the record
-                                  └─ or with other settings and another seed: then nothing is compared
+                   │              └─ or with other settings and another seed: then nothing is compared
+                   └─ of the trial that it was cut from, where plans are cut from the nearest one: that is made first
 
-A search keeps no weights: a trial's model is made again when somebody wants it. On the machine and the versions of the
-search that gives the same weights; elsewhere the sums of floating-point numbers may run in another order, and
-`Rebuilt.difference` says what that did to the score.
+A search keeps weights only where plans are cut from the nearest finished trial; those are taken as they are. Else a
+trial's model is made again when somebody wants it. On the machine and the versions of the search that gives the same
+weights; elsewhere the sums of floating-point numbers may run in another order, and `Rebuilt.difference` says what that
+did to the score.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from objectives import all_metrics
+from search import candidates
 from search.bert.pruned import PrunedBertForSequenceClassification
+from search.bert.surgery import cut
 from search.definition import RecoverySettings
 from search.errors import UserError
 from search.pipeline import bring_back, cut_to, failures_told, selection_logits
@@ -92,8 +97,9 @@ def rebuild(
         prepared: What is the same for all trials of the study (`search.reopening.reopen`).
         study: The study.
         trial: Number of a complete trial.
-        recovery: How to recover it; None takes the trial's own schedule, and an early ending that it had.
-        seed: Seed of the recovery; None takes the trial's own.
+        recovery: How to recover it, cut from the model of the study; None takes the trial's own schedule, and an early
+            ending that it had.
+        seed: Seed of the recovery; None takes the trial's own, and cuts what the trial was cut from.
         on_stage: Told what is being done.
 
     Returns:
@@ -122,8 +128,10 @@ def rebuild(
     seconds: dict[str, float] = {}
     with failures_told(prepared), prepared.turns.working():
         told("cut", 0, 1)
-        model = cut_to(prepared, record.plan)
-        if settings is not None:
+        kept = _kept(prepared, record) if own else None
+        outer = _outer(prepared, study, record, told) if own and kept is None else None
+        model = kept or outer or cut_to(prepared, record.plan)
+        if settings is not None and kept is None:
             if seed is None:
                 raise UserError(f"trial {record.trial} has no seed on record; name one")
             bring_back(
@@ -133,6 +141,7 @@ def rebuild(
                 seed=seed,
                 seconds=seconds,
                 on_stage=told,
+                refits=outer is None,
                 rungs=() if ended_at is None else (ended_at,),
                 on_rung=None if ended_at is None else lambda _share: True,
             )
@@ -150,6 +159,23 @@ def rebuild(
         faithful=own or dense,
         seconds=seconds,
     )
+
+
+def _kept(prepared: Prepared, record: Record) -> PrunedBertForSequenceClassification | None:
+    """A trial's model as the search kept it; None where it did not, or where it is not among the artifacts."""
+    if prepared.artifacts is None or record.weights is None or record.plan is None:
+        return None
+    return candidates.found(prepared.artifacts, record.weights, record.plan, partial(cut_to, prepared))
+
+
+def _outer(
+    prepared: Prepared, study: StudyRecord, record: Record, on_stage: OnStage
+) -> PrunedBertForSequenceClassification | None:
+    """The raw cut of the model that a trial was cut from, made again; None where that was the model of the study."""
+    if record.cut_from is None or record.plan is None:
+        return None
+    outer = rebuild(prepared, study, record.cut_from, on_stage=on_stage)
+    return cut(outer.model, candidates.within(outer.plan, record.plan, prepared.scores), directions=prepared.directions)
 
 
 def origin(study: StudyRecord, trial: int) -> Record:

@@ -284,6 +284,14 @@ def read(study: Study) -> StudyRecord:
     )
 
 
+def plan_of(trial: FrozenTrial) -> Plan | None:
+    """What a trial keeps; None where it has not said so yet."""
+    attrs = trial.user_attrs
+    if attributes.HEADS not in attrs or attributes.NEURONS not in attrs:
+        return None
+    return Plan(tuple(attrs[attributes.HEADS]), tuple(attrs[attributes.NEURONS]), attrs.get(attributes.RANK))
+
+
 def record(trial: FrozenTrial, objective_names: list[str]) -> Record:
     """One trial as plain data.
 
@@ -293,15 +301,11 @@ def record(trial: FrozenTrial, objective_names: list[str]) -> Record:
     """
     attrs = trial.user_attrs
     state = STATES[trial.state]
-    has_plan = attributes.HEADS in attrs and attributes.NEURONS in attrs
-    plan = None
-    if has_plan:
-        plan = Plan(tuple(attrs[attributes.HEADS]), tuple(attrs[attributes.NEURONS]), attrs.get(attributes.RANK))
     values = cast("list[float]", trial.values) if state == "complete" else []
     return Record(
         trial=trial.number,
         state=state,
-        plan=plan,
+        plan=plan_of(trial),
         ratios=dict(trial.params),
         schedule=attrs.get(attributes.SCHEDULE, {}),
         rungs=tuple((share, metric) for share, metric in attrs.get(attributes.RUNGS, ())),
@@ -320,6 +324,8 @@ def record(trial: FrozenTrial, objective_names: list[str]) -> Record:
         energy_j=energy_j(trial),
         counter=counter_of(trial),
         lasted_s=lasted_s(trial),
+        cut_from=attrs.get(attributes.CUT_FROM),
+        weights=attrs.get(attributes.WEIGHTS),
     )
 
 

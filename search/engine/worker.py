@@ -32,6 +32,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from search.costs import Counter
 from search.definition import Definition
 from search.engine import attributes, housekeeping, sampler
+from search.engine.ancestry import nearest
 from search.engine.budget import spent
 from search.engine.claims import is_double, is_surplus, made_by_others
 from search.engine.constraints import set_constraints
@@ -45,7 +46,7 @@ from search.errors import TrialError, UserError
 from search.limits import Limits
 from search.listener import Listener
 from search.plan import Plan
-from search.records import Evaluation, Record
+from search.records import Ancestor, Evaluation, Record
 from search.signals import handled
 from search.space import Space
 
@@ -61,10 +62,12 @@ class Evaluate(Protocol):
         on_stage: Callable[[str, int, int], None],
         schedule: Mapping[str, float] | None = None,
         on_rung: Callable[[float, float, Mapping[str, float]], bool] | None = None,
+        ancestor: Ancestor | None = None,
     ) -> Evaluation:
         """Cut, measure, recover and score a plan.
 
-        `schedule` is only given where it is a dimension, `on_rung` where the definition names rungs.
+        `schedule` is only given where it is a dimension, `on_rung` where the definition names rungs, `ancestor` where
+        plans are cut from the nearest finished trial and there is one.
         """
         ...
 
@@ -247,6 +250,8 @@ def _run(trial: Trial, job: _Job) -> Sequence[float]:
     if job.definition.ending.rungs:
         asked_for["on_rung"] = referee
     try:
+        if job.definition.recovery.start == "nearest" and (ancestor := nearest(study, plan, space.shape)) is not None:
+            asked_for["ancestor"] = ancestor
         evaluation = job.evaluate(
             plan,
             seed=number,
@@ -283,6 +288,10 @@ def _store(
         trial.set_user_attr(attributes.WARNINGS, warned)
     trial.set_user_attr(attributes.SECONDS, evaluation.seconds)
     trial.set_user_attr(attributes.CONDITIONS, evaluation.conditions)
+    if evaluation.cut_from is not None:
+        trial.set_user_attr(attributes.CUT_FROM, evaluation.cut_from)
+    if evaluation.weights is not None:
+        trial.set_user_attr(attributes.WEIGHTS, evaluation.weights)
     set_constraints(trial, violations)
     return [float(evaluation.quantities[name]["value"]) for name in names]
 

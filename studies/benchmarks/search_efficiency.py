@@ -67,8 +67,18 @@ ROOT = Path(__file__).parents[2]
 GLUE = Path(os.environ.get("PARETOBERT_GLUE", ROOT.parent / "shared" / "data" / "glue"))
 FOLDER = ROOT / "runs" / "benchmarks" / "search_efficiency"
 
-ARMS = ("plain", "random", "ladder", "default", "supernet", "surrogate")
-OURS = ("default", "supernet", "surrogate")
+ARMS = (
+    "plain",
+    "random",
+    "ladder",
+    "default",
+    "supernet",
+    "surrogate",
+    "nearest",
+    "nearest-surrogate",
+    "nearest-ladder",
+)
+OURS = ("default", "supernet", "surrogate", "nearest", "nearest-surrogate")
 """The arms that search with our recovery, and have to beat the ladder."""
 POPULATION = 10
 HELD_OUT = "held_out_accuracy"
@@ -90,9 +100,15 @@ def definition(*, seed: int, quick: bool) -> Definition:
         ),
         teacher=TeacherSettings(epochs=1, learning_rate=2e-4),
         importance=ImportanceSettings(rows=128 if quick else 512),
-        recovery=RecoverySettings(steps=10 if quick else 80, learning_rate=2e-4),
+        recovery=RecoverySettings(steps=10 if quick else 40, learning_rate=2e-4),
         objectives=("metric", "encoder_share"),
-        engine=EngineSettings(seed=seed, population=POPULATION, trials=1),
+        engine=EngineSettings(
+            seed=seed,
+            population=POPULATION,
+            trials=1,
+            ladder=(0.75, 0.5, 0.35, 0.25, 0.18, 0.125, 0.07, 0.03),
+            tilts=(0.5,),
+        ),
     )
 
 
@@ -266,9 +282,9 @@ def run_engine(arm: str, seed: Seed, budget_s: float) -> tuple[list[Point], floa
         mass=kept_mass(prepared.space, prepared.scores),
     )
 
-    def evaluate(plan: Plan, *, seed: int, on_stage: Callable[[str, int, int], None]) -> Evaluation:
+    def evaluate(plan: Plan, *, seed: int, on_stage: Callable[[str, int, int], None], **asked: Any) -> Evaluation:
         clock = Clock(prepared.device)
-        result = pipeline.evaluate(prepared, plan, seed=seed, on_stage=on_stage)
+        result = pipeline.evaluate(prepared, plan, seed=seed, on_stage=on_stage, **asked)
         return replace(result, seconds={"compute": round(clock.seconds() - held_out.compute_s, 3)})
 
     def points() -> list[Point]:
@@ -294,10 +310,12 @@ def _of_arm(arm: str, base: Definition) -> Definition:
     engine, recovery = base.engine, base.recovery
     if arm == "random":
         engine = engine.model_copy(update={"sampler": "random", "ladder": ()})
-    if arm == "surrogate":
+    if arm.endswith("surrogate"):
         engine = engine.model_copy(update={"sampler": "surrogate"})
     if arm == "supernet":
         recovery = recovery.model_copy(update={"start": "supernet"})
+    if arm.startswith("nearest"):
+        recovery = recovery.model_copy(update={"start": "nearest"})
     return base.model_copy(update={"name": f"{base.name}-{arm}", "engine": engine, "recovery": recovery})
 
 
@@ -305,7 +323,7 @@ def _ladder(arm: str, prepared: Prepared) -> list[dict[str, float]]:
     """What an arm begins with; the ladder alone gets finer and finer until the compute is used up."""
     rungs = partial(ladder, prepared.space, prepared.scores)
     engine = prepared.definition.engine
-    if arm != "ladder":
+    if not arm.endswith("ladder"):
         return rungs(sizes=engine.ladder, tilts=engine.tilts)
     wanted_: list[dict[str, float]] = []
     for level in range(6):
@@ -402,7 +420,7 @@ def draw(curves: dict[str, list[dict[str, list[float]]]], file: Path) -> None:
     """Both hypervolumes against compute: one line per arm and seed."""
     titles = {"selection": "selection split", "held_out": "held-out split"}
     figure = make_subplots(rows=1, cols=2, subplot_titles=list(titles.values()), shared_yaxes=True)
-    colours = ("#888888", "#d95f02", "#000000", "#1b9e77", "#7570b3", "#e7298a")
+    colours = ("#888888", "#d95f02", "#000000", "#1b9e77", "#7570b3", "#e7298a", "#1f78b4", "#e6ab02", "#a6761d")
     for arm, colour in zip(ARMS, colours, strict=True):
         for number, one in enumerate(curves.get(arm, [])):
             for column, split in enumerate(titles, start=1):
