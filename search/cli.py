@@ -68,9 +68,10 @@ def front(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the front as one line of JSON.")] = False,
 ) -> None:
-    """Print the front: the trials that no other trial beats in everything."""
+    """Print the front: the trials that no other trial beats in everything, and how sure that is."""
     from search.analysis.indicators import hypervolume
     from search.analysis.table import front_frame, points, render_front
+    from search.analysis.volume_interval import final_interval
 
     result = _read(study, storage)
     if csv is not None:
@@ -80,7 +81,13 @@ def front(
         with _writing(parquet, "--parquet"):
             front_frame(result).to_parquet(parquet, index=False)
     if as_json:
-        print(json.dumps({"study": study, "hypervolume": hypervolume(result), "points": points(result)}))
+        summary = {
+            "study": study,
+            "hypervolume": hypervolume(result),
+            "hypervolume_interval": final_interval(result),
+            "points": points(result),
+        }
+        print(json.dumps(summary))
     else:
         make_console().print(render_front(result))
 

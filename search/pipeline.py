@@ -18,13 +18,14 @@ import torch
 
 from objectives import MeasurementUnavailable, Subject, all_metrics
 from search import candidates
+from search.answers import packed
 from search.bert.choose import choose
 from search.bert.pruned import PrunedBertForSequenceClassification
 from search.bert.recovery import recover
 from search.bert.refit import fitting_batches, refit
 from search.bert.surgery import cut
 from search.bert.training import score
-from search.definition import Bound, RecoverySettings
+from search.definition import METRICS, Bound, RecoverySettings
 from search.errors import TrialError
 from search.plan import Plan
 from search.preparation import SCORING_BATCH, OnStage, Prepared, timed
@@ -150,6 +151,17 @@ def _evaluate(
         conditions=_conditions(prepared),
         cut_from=cut_from,
         weights=_kept(prepared, model, plan) if goes_on and recovery.start == "nearest" else None,
+        answers=_answers(prepared, logits),
+    )
+
+
+def _answers(prepared: Prepared, logits: torch.Tensor) -> dict[str, Any]:
+    """What a candidate answered; the classes only where another metric than accuracy is compared."""
+    compared = {prepared.definition.task.metric, *prepared.definition.objective_names} & set(METRICS)
+    return packed(
+        prepared.selection.labels.cpu().numpy(),
+        logits.argmax(dim=1).cpu().numpy(),
+        labels=0 if compared == {"accuracy"} else len(prepared.definition.task.labels),
     )
 
 

@@ -69,6 +69,8 @@ class Record:
             that was not noted.
         cut_from: Number of the trial whose recovered model was cut; None where that was the model of the study.
         weights: Digest under which the recovered weights are kept among the artifacts; None where they are not.
+        answers: What it answered on the selection split, sentence by sentence (`search.answers.packed`); None where
+            that was not kept.
     """
 
     trial: int
@@ -94,6 +96,7 @@ class Record:
     lasted_s: float | None = None
     cut_from: int | None = None
     weights: str | None = None
+    answers: dict[str, Any] | None = None
 
     def value(self, name: str) -> float:
         """A measured quantity by name, objective or not.
@@ -130,6 +133,8 @@ class Evaluation:
         conditions: Device, threads, versions and the source of the energy figure.
         cut_from: Number of the trial whose recovered model was cut; None where that was the model of the study.
         weights: Digest under which the recovered weights are kept among the artifacts; None where they are not.
+        answers: What the candidate answered, sentence by sentence (`search.answers.packed`); None where that is not
+            known.
     """
 
     quantities: dict[str, dict[str, Any]]
@@ -138,6 +143,7 @@ class Evaluation:
     conditions: dict[str, Any]
     cut_from: int | None = None
     weights: str | None = None
+    answers: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,10 @@ import plotly.graph_objects as go
 from search.analysis.dimensions import Importance
 from search.analysis.front import front, is_candidate, listed_once
 from search.analysis.indicators import hypervolume_history
-from search.analysis.noise import hypervolume_interval, interval
+from search.analysis.noise import interval
 from search.analysis.pick import not_dominated
 from search.analysis.quantities import quantity
+from search.analysis.volume_interval import hypervolume_interval
 from search.plan import Plan
 from search.records import ObjectiveInfo, Record, StudyRecord
 
@@ -191,8 +192,8 @@ def hypervolume_curve(study: StudyRecord) -> go.Figure:
         study: The study.
 
     Returns:
-        A step line and a band (`noise.hypervolume_interval`, 95 %); a dotted line stands where the ladder ends. Without
-        any trace where there is nothing to compare with.
+        A step line and a band (`volume_interval.hypervolume_interval`, 95 %); a dotted line stands where the ladder
+        ends. Without any trace where there is nothing to compare with.
     """
     figure = go.Figure(layout=_layout("trial", "hypervolume (share of the ideal)", height=320))
     figure.update_layout(showlegend=False, dragmode=False, hovermode="x")

@@ -10,9 +10,11 @@ import moocore
 import numpy as np
 from numpy.typing import NDArray
 
+from search.analysis.remembered import remembered
 from search.records import Record, StudyRecord
 
 
+@remembered
 def front(study: StudyRecord) -> tuple[Record, ...]:
     """The Pareto front of a study under its own objectives and directions.
 

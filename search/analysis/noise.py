@@ -3,20 +3,16 @@
     quantity                                 interval drawn                    standard error
     accuracy on n rows                       Wilson, 95 %                      √(p·(1 - p) / n)
     measured repeatedly (latency, energy)    the quartiles of the samples      1.2533 · (IQR / 1.349) / √samples
+      with a 95 % interval of its own        the quartiles of the samples      width of the interval / 3.92
     counted (parameters), or nothing said    none                              0
 
-p is the share of rows classified correctly, IQR the distance between the quartiles.
+p is the share of rows classified correctly, IQR the distance between the quartiles. The samples of a counter of energy
+are its windows. All of it is what one measurement says of itself: a machine that was slower for a minute is not in it.
 """
 
 import math
 
-import moocore
-import numpy as np
-from numpy.typing import NDArray
-
-from search.analysis.front import is_candidate, objective_values
-from search.analysis.indicators import gains, has_reference, volume
-from search.records import Record, StudyRecord
+from search.records import Record
 
 Z_95 = 1.959964
 """Quantile of the standard normal distribution that leaves 2.5 % above it."""
@@ -73,62 +69,14 @@ def standard_error(record: Record, name: str) -> float:
         return 0.0
     if name == "accuracy":
         return math.sqrt(value * (1 - value) / samples) if samples > 1 and 0 <= value <= 1 else 0.0
+    low, high = _interval(record, name)
+    if low is not None and high is not None and low <= high:
+        return (high - low) / (2 * Z_95)
     low, high = _quartiles(record, name)
     if low is None or high is None or high < low:
         return 0.0
+    samples = int(record.quantities[name].get("details", {}).get("windows") or samples)
     return MEDIAN_OVER_MEAN * (high - low) / IQR_OF_NORMAL / math.sqrt(samples)
-
-
-def hypervolume_interval(
-    study: StudyRecord, *, moments: int = 40, draws: int = 100, seed: int = 0
-) -> list[tuple[int, float, float]]:
-    """How far the hypervolume could be off because its trials were measured with noise.
-
-    The basic bootstrap: every trial's values are drawn again around the measured ones, the hypervolume is computed
-    anew, and its deviations are turned around. A search keeps what happened to be measured well, so the interval lies
-    mostly below the curve. Errors of different trials are drawn independently of each other. What another seed of the
-    search would have found is not in it.
-
-    Args:
-        study: The study. It is not changed.
-        moments: At how many trials the interval is computed at most; the last candidate is always one of them.
-        draws: How often the values are drawn again.
-        seed: Seed of the draws.
-
-    Returns:
-        Position in `study.records`, low and high end (95 %); empty where no value has an error, or there is nothing to
-        compare with (`indicators.hypervolume`).
-
-    Reference:
-        Davison, Hinkley 1997, "Bootstrap Methods and their Application", equation 5.6 (the basic bootstrap).
-    """
-    positions = [at for at, record in enumerate(study.records) if is_candidate(study, record)]
-    if not has_reference(study) or not positions:
-        return []
-    records = [study.records[at] for at in positions]
-    values = objective_values(study, records)
-    errors = np.array([[standard_error(record, o.name) for o in study.objectives] for record in records])
-    if not errors.any():
-        return []
-    random = np.random.default_rng(seed)
-    last = np.unique(np.linspace(0, len(records) - 1, moments).round().astype(int))
-    measured = _growth(gains(study, values), last)
-    drawn = [_growth(gains(study, values + errors * random.standard_normal(values.shape)), last) for _ in range(draws)]
-    low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
-    # The deviations, turned around.
-    ends = zip(np.maximum(2 * measured - high, 0.0), np.minimum(2 * measured - low, 1.0), strict=True)
-    return [(positions[at], float(below), float(above)) for at, (below, above) in zip(last, ends, strict=True)]
-
-
-def _growth(points: NDArray[np.float64], last: NDArray[np.int_]) -> NDArray[np.float64]:
-    """The hypervolume of the points up to and including each of some positions, in rising order."""
-    kept, begin, volumes = points[:0], 0, []
-    for at in last:
-        kept = np.concatenate([kept, points[begin : at + 1]])
-        kept = kept[moocore.is_nondominated(kept, maximise=True)]
-        begin = at + 1
-        volumes.append(volume(kept))
-    return np.array(volumes)
 
 
 def _wilson(share: float, rows: int) -> tuple[float, float]:
@@ -146,6 +94,13 @@ def _value_and_samples(record: Record, name: str) -> tuple[float | None, int]:
 
 def _quartiles(record: Record, name: str) -> tuple[float | None, float | None]:
     measured = record.quantities.get(name, {})
-    ends = (measured.get("low"), measured.get("high"))
-    low, high = (float(end) if isinstance(end, int | float) and math.isfinite(end) else None for end in ends)
-    return low, high
+    return _finite(measured.get("low")), _finite(measured.get("high"))
+
+
+def _interval(record: Record, name: str) -> tuple[float | None, float | None]:
+    low, high = record.quantities.get(name, {}).get("interval") or (None, None)
+    return _finite(low), _finite(high)
+
+
+def _finite(end: object) -> float | None:
+    return float(end) if isinstance(end, int | float) and math.isfinite(end) else None

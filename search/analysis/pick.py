@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from search.analysis.front import front, is_candidate, listed_once, objective_values
 from search.analysis.noise import interval
 from search.analysis.quantities import KEPT, SHARES, quantity
+from search.analysis.standing import standings
 from search.definition import METRICS
 from search.errors import UserError, unknown_name
 from search.records import Record, StudyRecord
@@ -227,14 +228,24 @@ def _how(study: StudyRecord, record: Record, name: str, *, knee: bool) -> str:
 
 
 def _how_sure(study: StudyRecord, record: Record) -> list[str]:
-    """What the noise of the task metric means for the choice."""
+    """What the noise of the measurements means for the choice."""
+    standing = standings(study).get(record.trial)
+    ahead = []
+    if standing is not None:
+        ahead.append(
+            f"With a probability of {standing.probability:.0%} no other trial dominates it, as far as the noise of the "
+            "measurements goes."
+        )
+        if standing.like is not None:
+            ahead.append(f"It cannot be told from trial {standing.like}, which is cheaper.")
     metric = study.definition.task.metric
     around, rows = interval(record, metric), record.quantities.get(metric, {}).get("samples")
     if metric != "accuracy" or around is None:
-        return []
+        return ahead
     return [
+        *ahead,
         f"Its accuracy was measured on {rows} rows, so 95 % reach from {around[0]:.4f} to {around[1]:.4f}; being the "
-        "best of many on the same rows makes it look better than it is: confirm it on rows that the search never saw."
+        "best of many on the same rows makes it look better than it is: confirm it on rows that the search never saw.",
     ]
 
 

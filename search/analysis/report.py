@@ -25,6 +25,7 @@ from search.analysis.figures import KINDS
 from search.analysis.front import front, is_candidate, listed_once
 from search.analysis.noise import interval
 from search.analysis.quantities import COUNTS, KEPT, SHARES, quantity
+from search.analysis.standing import standings
 from search.definition import METRICS
 from search.records import ObjectiveInfo, Record, StudyRecord
 
@@ -98,7 +99,7 @@ def _rows(study: StudyRecord) -> dict[str, Any]:
         listed_once(study.complete), key=lambda record: (not is_candidate(study, record), *_best_first(study, record))
     )
     kinds = figures.kinds(study, records)
-    on_front = {record.trial for record in front(study)}
+    on_front, sure = {record.trial for record in front(study)}, standings(study)
     return {
         "study": study.name,
         "file": _shortened("".join(c if c.isalnum() or c in "._-" else "-" for c in study.name), 60),
@@ -108,6 +109,7 @@ def _rows(study: StudyRecord) -> dict[str, Any]:
         "trial": [record.trial for record in records],
         "kind": kinds,
         "front": [int(record.trial in on_front) for record in records],
+        "sure": {trial: [round(standing.probability, 3), standing.like] for trial, standing in sure.items()},
         "values": [[_digits(quantity(study, record, column["name"])) for column in columns] for record in records],
         "intervals": [_intervals(record, columns) for record in records],
         "heads": [list(record.plan.heads) if record.plan else None for record in records],

@@ -15,6 +15,8 @@ from search.analysis.indicators import hypervolume
 from search.analysis.noise import interval
 from search.analysis.pick import knee_of
 from search.analysis.quantities import KEPT, quantity, short
+from search.analysis.standing import SURE, standings, unpaired
+from search.analysis.volume_interval import final_interval
 from search.definition import Bound
 from search.errors import UserError
 from search.plan import Plan, total_parameters
@@ -73,7 +75,9 @@ def cards(study: StudyRecord) -> list[Card]:
         knee = knee_of(study, members)
         found.append(Card("Knee of the front", f"trial {knee.trial}", f"{metric} {_metric(study, knee)}", knee.trial))
     if reached is not None:
-        found.append(Card("Hypervolume", f"{reached:.4f}", "share of the ideal, from 0 to 1"))
+        ends = final_interval(study)
+        how_sure = "" if ends is None else f"; 95 % interval {ends[0]:.4f} to {ends[1]:.4f}"
+        found.append(Card("Hypervolume", f"{reached:.4f}", f"share of the ideal, from 0 to 1{how_sure}"))
     return found
 
 
@@ -126,6 +130,7 @@ def front_note(study: StudyRecord) -> str:
         "A point is on the front when no other trial is at least as good in every objective and better in one. Filled "
         "marks are on it, open ones are not; the dotted line is the front of the two objectives of its plot alone.",
         _bars(study),
+        _sureness(study),
         "Hover over a point for its plan; click it for its layers.",
     ]
     for kind in ("dominated", "infeasible"):
@@ -133,6 +138,23 @@ def front_note(study: StudyRecord) -> str:
         if whole > figures.MOST_DOMINATED:
             parts.append(f"Of {whole:,} {kind} trials {figures.MOST_DOMINATED:,} are drawn, evenly taken.")
     return " ".join(part for part in parts if part)
+
+
+def _sureness(study: StudyRecord) -> str:
+    """What the probabilities of the front are, and how much of it could be the luck of the measurements."""
+    known = standings(study).values()
+    like = sum(1 for standing in known if standing.like is not None)
+    parts = [
+        "Each point of the front has a probability of being non-dominated, as far as the noise of the measurements "
+        f"goes (half of them have at least {np.median([standing.probability for standing in known]):.0%})."
+    ]
+    if like:
+        parts.append(
+            f"{like} of {len(known)} cannot be told from a cheaper point (~): one that is better in a cost with "
+            f"{SURE:.0%}, while they are better in nothing with {SURE:.0%}."
+        )
+    parts.append("That the best of many were chosen on these very rows is not in it: confirm a point on others.")
+    return " ".join([*parts, unpaired(study) or ""]).strip()
 
 
 def layers_note(study: StudyRecord) -> str:

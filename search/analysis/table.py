@@ -14,8 +14,17 @@ from rich.table import Table
 from rich.text import Text
 
 from search.analysis.front import front
-from search.analysis.quantities import COUNTS, KEPT, quantity, short
+from search.analysis.indicators import hypervolume
+from search.analysis.quantities import COUNTS, KEPT, SHARES, quantity, short
+from search.analysis.standing import SURE, Standing, standings, unpaired
+from search.analysis.volume_interval import final_interval
 from search.records import ObjectiveInfo, Overview, Record, StudyRecord
+
+SURENESS = ("nondominated_probability", "like_cheaper")
+"""Columns of `standing.Standing`: the probability that no trial dominates a point, and the cheaper one it is like."""
+
+SURE_TYPES: dict[str, Any] = dict(zip(SURENESS, (float, "Int64"), strict=True))
+"""Their types in a data frame."""
 
 POINT = ("accuracy", "encoder_share", "parameters", "latency_ms", "energy_mj")
 """Quantities that every point of `points` names, measured or not."""
@@ -29,18 +38,20 @@ def front_frame(study: StudyRecord) -> pd.DataFrame:
 
     Returns:
         Columns `trial`, `role`, the objectives by name (their unit is in the name), `kept` (share of the dense model's
-        task metric), `encoder_share`, `encoder_parameters`, `heads` and `neurons` (kept layer by layer, for example
-        `12 12 9 7 3 6`); `rank` of the word embeddings where that is a dimension (the hidden size where they are one
-        table). What was not measured is missing (NaN). An empty front has the columns and no rows.
+        task metric), `encoder_share`, `encoder_parameters`, `nondominated_probability` and `like_cheaper` (number of a
+        cheaper point that it cannot be told from; `standing.standings` defines both), `heads` and `neurons` (kept layer
+        by layer, for example `12 12 9 7 3 6`); `rank` of the word embeddings where that is a dimension (the hidden size
+        where they are one table). What was not measured is missing (NaN). An empty front has the columns and no rows.
     """
     names = _unique([objective.name for objective in study.objectives], KEPT, "encoder_share", "encoder_parameters")
     ranks = ["rank"] if study.definition.space.factorises else []
-    columns = ["trial", "role", *names, *ranks, "heads", "neurons"]
+    columns = ["trial", "role", *names, *SURENESS, *ranks, "heads", "neurons"]
     rows = [
         {
             "trial": record.trial,
             "role": record.role,
             **{name: quantity(study, record, name) for name in names},
+            **_sureness(study, record),
             "rank": _rank(study, record),
             "heads": _counts(record.plan.heads) if record.plan else None,
             "neurons": _counts(record.plan.neurons) if record.plan else None,
@@ -48,7 +59,8 @@ def front_frame(study: StudyRecord) -> pd.DataFrame:
         for record in front(study)
     ]
     frame = pd.DataFrame(rows, columns=columns)
-    return frame.astype({name: float for name in names if name not in COUNTS or frame[name].hasnans})
+    measured = {name: float for name in names if name not in COUNTS or frame[name].hasnans}
+    return frame.astype({**measured, **SURE_TYPES})
 
 
 def frame(study: StudyRecord) -> pd.DataFrame:
@@ -58,7 +70,8 @@ def frame(study: StudyRecord) -> pd.DataFrame:
         study: The study. It is not changed.
 
     Returns:
-        Columns `trial`, `state`, `role`, `on_front`, `feasible`, `answered_from`; the objectives and everything else
+        Columns `trial`, `state`, `role`, `on_front`, `nondominated_probability` and `like_cheaper` (of the points of
+        the front; `standing.standings` defines both), `feasible`, `answered_from`; the objectives and everything else
         that was measured, with the unit in the name (`latency_ms`, `memory [MB]`) and, where quartiles were recorded,
         `latency_ms_low` and `latency_ms_high`; `kept` (share of the dense model's task metric), `encoder_share`,
         `encoder_parameters`; `heads` and `neurons` (kept layer by layer, for example `12 12 9 7 3 6`); `seconds` (of
@@ -79,6 +92,7 @@ def frame(study: StudyRecord) -> pd.DataFrame:
             "state": record.state,
             "role": record.role,
             "on_front": record.trial in on_front,
+            **_sureness(study, record),
             "feasible": record.feasible,
             "answered_from": record.answered_from,
             **{labels.get(name, name): quantity(study, record, name) for name in names},
@@ -92,7 +106,7 @@ def frame(study: StudyRecord) -> pd.DataFrame:
         for record in study.records
     ]
     columns = [
-        *("trial", "state", "role", "on_front", "feasible", "answered_from"),
+        *("trial", "state", "role", "on_front", *SURENESS, "feasible", "answered_from"),
         *(labels.get(name, name) for name in names),
         *(f"{labels.get(name, name)}_{end}" for name, end in ends),
         *("heads", "neurons", "seconds", "energy_j", "failure"),
@@ -101,7 +115,17 @@ def frame(study: StudyRecord) -> pd.DataFrame:
     counts = {labels.get(name, name): "Int64" for name in names if name in COUNTS}
     measured = [labels.get(name, name) for name in names if name not in COUNTS]
     numbers = [*measured, *(f"{labels.get(name, name)}_{end}" for name, end in ends), "seconds", "energy_j"]
-    return pd.DataFrame(rows, columns=columns).astype({**whole, **counts, **dict.fromkeys(numbers, float)})
+    return pd.DataFrame(rows, columns=columns).astype(
+        {**whole, **SURE_TYPES, **counts, **dict.fromkeys(numbers, float)}
+    )
+
+
+def _sureness(study: StudyRecord, record: Record) -> dict[str, float | int | None]:
+    """`SURENESS` of a record; None off the front."""
+    found = standings(study).get(record.trial)
+    return (
+        dict.fromkeys(SURENESS) if found is None else dict(zip(SURENESS, (found.probability, found.like), strict=True))
+    )
 
 
 def points(study: StudyRecord) -> list[dict[str, Any]]:
@@ -111,8 +135,10 @@ def points(study: StudyRecord) -> list[dict[str, Any]]:
         study: The study.
 
     Returns:
-        One dict per point: `trial`, the quantities of `POINT`, all objectives, `kept` and `role`; `rank` of the word
-        embeddings where that is a dimension. Sizes are whole numbers; what was not measured is None, never NaN.
+        One dict per point: `trial`, the quantities of `POINT`, all objectives, `kept`, `role`,
+        `nondominated_probability` and `like_cheaper` (None where it can be told from all cheaper ones;
+        `standing.standings` defines both); `rank` of the word embeddings where that is a dimension. Sizes are whole
+        numbers; what was not measured is None, never NaN.
     """
     names = _unique([*POINT, *(objective.name for objective in study.objectives)], KEPT)
     return [
@@ -121,6 +147,7 @@ def points(study: StudyRecord) -> list[dict[str, Any]]:
             **{name: quantity(study, record, name) for name in names},
             **({"rank": _rank(study, record)} if study.definition.space.factorises else {}),
             "role": record.role,
+            **_sureness(study, record),
         }
         for record in front(study)
     ]
@@ -129,8 +156,11 @@ def points(study: StudyRecord) -> list[dict[str, Any]]:
 def render_front(study: StudyRecord) -> Table:
     """The front for a terminal of 100 columns, the dense model first for comparison.
 
-    The dense row stands there even where the dense model is dominated. Neurons are in blocks of the definition's
-    `space.neuron_block`, a block begun counted as a whole one.
+    The dense row stands there even where the dense model is dominated. The column `on front` is the probability that no
+    trial of the study dominates the point, and, after a `~`, the number of a cheaper point that it cannot be told from:
+    one that is better with a probability of 95 % in at least one objective other than a task metric, while the point
+    itself is better with 95 % in none (`standing.standings`). The foot lines say so, and what is not known. Neurons are
+    in blocks of the definition's `space.neuron_block`, a block begun counted as a whole one.
 
     Args:
         study: The study.
@@ -140,7 +170,25 @@ def render_front(study: StudyRecord) -> Table:
     """
     members = front(study)
     listed = "1 point" if len(members) == 1 else f"{len(members)} points"
-    return render_records(study, members, title=f"Front of study {study.name}: {listed}")
+    table = render_records(study, members, title=f"Front of study {study.name}: {listed}")
+    table.caption = Text("\n").join(map(Text, [str(table.caption), *_foot(study, members)]))
+    return table
+
+
+def _foot(study: StudyRecord, members: Sequence[Record]) -> list[str]:
+    """What the column `on front` means, how sure the hypervolume is, and what is not known of the noise."""
+    if not members:
+        return []
+    like = next((standing.like for standing in standings(study).values() if standing.like is not None), None)
+    lines = ["on front: probability that no trial dominates the point, given the noise of the measurements"]
+    if like is not None:
+        lines.append(
+            f"~{like}: not distinguishable from trial {like}, which is better in a cost and worse in nothing "
+            f"(p = {SURE})"
+        )
+    if (ends := final_interval(study)) is not None:
+        lines.append(f"hypervolume {hypervolume(study):.4f}, 95 % interval {ends[0]:.4f} to {ends[1]:.4f}")
+    return lines if (lacking := unpaired(study)) is None else [*lines, lacking]
 
 
 def render_records(study: StudyRecord, members: Sequence[Record], *, title: str) -> Table:
@@ -167,9 +215,11 @@ def render_records(study: StudyRecord, members: Sequence[Record], *, title: str)
         padding=(0, 1, 0, 0),
     )
     columns = _front_columns(study.objectives)
+    known = standings(study)
     table.add_column("trial", overflow="fold")
-    for header in columns.values():
-        table.add_column(Text(header), justify="right", overflow="fold")
+    for name, header in columns.items():
+        table.add_column(Text(header), justify="right", overflow="fold", no_wrap=name in SHARES)
+    table.add_column(Text("on\nfront"), justify="right", overflow="fold")
     factorises = study.definition.space.factorises
     if factorises:
         table.add_column("rank", justify="right")
@@ -179,6 +229,7 @@ def render_records(study: StudyRecord, members: Sequence[Record], *, title: str)
         table.add_row(
             Text(_label(record)),
             *(Text(short(name, quantity(study, record, name)), no_wrap=True) for name in columns),
+            Text(_standing(known.get(record.trial))),
             *([Text(str(_rank(study, record)))] if factorises else []),
             Text(_runs(record.plan.heads) if record.plan else "-"),
             Text(_runs([math.ceil(kept / block) for kept in record.plan.neurons]) if record.plan else "-"),
@@ -196,6 +247,15 @@ def _tabled(study: StudyRecord, members: Sequence[Record]) -> list[str]:
         if errors:
             lines.append(f"{objective.name} by the table, with a median error of {errors[0]:.1%} on random plans")
     return lines
+
+
+def _standing(standing: Standing | None) -> str:
+    """`0.85`, `0.85 ~7`; a hyphen off the front. Only what is certain is 1.00."""
+    if standing is None:
+        return "-"
+    share = standing.probability
+    text = ">0.99" if 0.995 <= share < 1 else "<0.01" if 0 < share < 0.005 else f"{share:.2f}"
+    return text if standing.like is None else f"{text} ~{standing.like}"
 
 
 def _rank(study: StudyRecord, record: Record) -> int:

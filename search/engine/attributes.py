@@ -79,3 +79,7 @@ RETRY_OF = "retry of trial"
 """The first trial of this plan's lineage, where earlier ones were not finished."""
 ATTEMPT = "attempt"
 """How often this plan was begun."""
+
+# Of a trial, as system attributes, which optuna-dashboard does not show: what only programs read.
+ANSWERS = "answers"
+"""What it answered on the selection split, sentence by sentence, packed; not there in studies of earlier versions."""

@@ -326,6 +326,7 @@ def record(trial: FrozenTrial, objective_names: list[str]) -> Record:
         lasted_s=lasted_s(trial),
         cut_from=attrs.get(attributes.CUT_FROM),
         weights=attrs.get(attributes.WEIGHTS),
+        answers=trial.system_attrs.get(attributes.ANSWERS),
     )
 
 

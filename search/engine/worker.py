@@ -292,6 +292,7 @@ def _store(
         trial.set_user_attr(attributes.CUT_FROM, evaluation.cut_from)
     if evaluation.weights is not None:
         trial.set_user_attr(attributes.WEIGHTS, evaluation.weights)
+    _keep_answers(trial, evaluation.answers)
     set_constraints(trial, violations)
     return [float(evaluation.quantities[name]["value"]) for name in names]
 
@@ -304,8 +305,15 @@ def _answer(trial: Trial, known: Record, names: Sequence[str]) -> Sequence[float
     trial.set_user_attr(attributes.CONDITIONS, known.conditions)
     if known.ended_at is not None:
         trial.set_user_attr(attributes.ENDED, known.ended_at)
+    _keep_answers(trial, known.answers)
     set_constraints(trial, known.violations)
     return [known.values[name] for name in names]
+
+
+def _keep_answers(trial: Trial, answers: Mapping[str, Any] | None) -> None:
+    """Write the answers in the transaction of the trial's end, so that no record has those of another attempt."""
+    if answers is not None:
+        trial.storage.set_trial_system_attr(trial._trial_id, attributes.ANSWERS, dict(answers))
 
 
 def _report(job: _Job, running: _Running, total: int, failures_in_a_row: int) -> None:

@@ -15,6 +15,7 @@ from rich.console import Console
 import search.pipeline as pipeline
 from search.analysis.ending import Ends, ends, sentence
 from search.analysis.trial import render_trial
+from search.answers import unpacked
 from search.artifacts import Artifacts
 from search.bert.encoding import Encoded
 from search.definition import (
@@ -303,6 +304,8 @@ def recovered(prepared: Prepared, on_rung: OnRung | None) -> tuple[dict[str, Any
     half = Plan((6,) * 6, (768,) * 6)
     evaluation = pipeline.evaluate(prepared, half, seed=3, on_stage=on_stage, on_rung=on_rung)
     scores = {name: evaluation.quantities[name]["value"] for name in ("accuracy", "f1", "matthews")}
+    assert evaluation.answers is not None
+    assert unpacked(evaluation.answers).codes.mean() == pytest.approx(scores["accuracy"])  # of all 40 rows
     return scores, max(steps)
 
 

@@ -6,7 +6,8 @@ from study_cases import synthetic
 
 from search.analysis.dimensions import FEWEST, dimension_importance
 from search.analysis.indicators import hypervolume, hypervolume_history
-from search.analysis.noise import hypervolume_interval, interval, standard_error
+from search.analysis.noise import interval, standard_error
+from search.analysis.volume_interval import hypervolume_interval
 from search.records import Record, StudyRecord
 
 

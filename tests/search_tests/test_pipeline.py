@@ -5,12 +5,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from sklearn.metrics import matthews_corrcoef
 
 import search.pipeline as pipeline
 from objectives import Measurement, MeasurementUnavailable, Subject
 from search import preparation
+from search.answers import unpacked
 from search.artifacts import Artifacts, digest
 from search.bert.block_importance import block_importance
 from search.bert.encoding import collate, drawn_batches, training_batches
@@ -424,3 +427,19 @@ def test_a_fine_tuned_checkpoints_labels_must_be_the_declared_ones(
     assert prepared
     with pytest.raises(UserError, match="declare them as the checkpoint does"):
         make(turned, tmp_path / "artifacts")
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "matthews"])
+def test_the_answers_are_those_that_were_scored(metric: str, prepared: Prepared) -> None:
+    """Right or wrong where only accuracy is compared; the classes where another metric is."""
+    mine = changed(prepared, task=prepared.definition.task.model_copy(update={"metric": metric}))
+    evaluation = evaluate(mine, HALF, seed=1, on_stage=ignore)
+    assert evaluation.answers is not None
+    answers = unpacked(evaluation.answers)
+    assert answers.rows == len(answers.codes) == 64
+    if metric == "accuracy":
+        assert answers.codes.mean() == pytest.approx(evaluation.quantities["accuracy"]["value"])
+    else:
+        true, predicted = answers.codes // 2, answers.codes % 2
+        assert np.array_equal(true, prepared.selection.labels.numpy())
+        assert matthews_corrcoef(true, predicted) == pytest.approx(evaluation.quantities["matthews"]["value"])

@@ -4,11 +4,14 @@ import json
 import math
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
+from noisy_fronts import record_of as noisy_record
 from rich.console import Console
 
 from search.analysis.quantities import quantity, short
+from search.analysis.standing import standings
 from search.analysis.table import frame, front_frame, points, render_front
 from search.analysis.trial import render_trial
 from search.definition import Definition
@@ -66,7 +69,15 @@ def test_the_frame_has_one_row_per_point_with_units_in_the_names(study):
     frame = front_frame(study)
     assert list(frame.columns) == [
         *("trial", "role", "accuracy", "parameters", "latency_ms", "energy_mj"),
-        *("kept", "encoder_share", "encoder_parameters", "heads", "neurons"),
+        *(
+            "kept",
+            "encoder_share",
+            "encoder_parameters",
+            "nondominated_probability",
+            "like_cheaper",
+            "heads",
+            "neurons",
+        ),
     ]
     assert frame["trial"].tolist() == [1, 2]  # the dense model is dominated by trial 1
     first = frame.iloc[0]
@@ -81,7 +92,9 @@ def test_the_frame_has_one_row_per_point_with_units_in_the_names(study):
 
 def test_the_frame_survives_csv(study):
     frame = front_frame(study)
-    pd.testing.assert_frame_equal(pd.read_csv(io.StringIO(frame.to_csv(index=False))), frame)
+    pd.testing.assert_frame_equal(
+        pd.read_csv(io.StringIO(frame.to_csv(index=False)), dtype={"like_cheaper": "Int64"}), frame
+    )
 
 
 def test_an_empty_front_keeps_its_columns():
@@ -113,6 +126,8 @@ def test_points_are_json_with_whole_sizes_and_null_for_what_was_not_measured():
         "energy_mj": None,
         "flash_kb": 3.5,
         "kept": None,
+        "nondominated_probability": 1.0,
+        "like_cheaper": None,
         "role": "search",
     }
     assert isinstance(point["parameters"], int)
@@ -150,7 +165,7 @@ def test_narrow_columns_show_about_four_digits(name, value, text):
 
 def test_the_dense_row_comes_first_and_once_though_it_is_dominated(study):
     lines = [line.split() for line in text_of(render_front(study)).splitlines()]
-    rows = [line for line in lines if line and line[0].isdigit()]
+    rows = [line for line in lines if len(line) > 5 and line[0].isdigit()]  # a plan may go on in the next line
     assert [row[:2] for row in rows] == [["0", "dense"], ["1", "ladder"], ["2", "0.6000"]]
     assert rows[0][2:] == ["0.8000", "22.7", "M", "22.71", "227.1", "100.0", "%", "100.0", "%", "12x6", "24x6"]
     assert rows[1][-10:] == ["12x2", "9", "7", "3", "0", "24x2", "16", "8", "2", "0"]
@@ -312,3 +327,29 @@ def test_show_tells_interval_ratio_and_warning():
     text = " ".join(text_of(render_trial(study_of(record), record), width=200).split())
     assert "quartiles 3.9 to 4.2, 95 % interval 3.95 to 4.1, 20 samples, 0.432 of the dense model beside it" in text
     assert "warning: latency_ms: [red]busy[/red]" in text
+
+
+def test_the_front_says_how_sure_it_is_and_what_the_marks_mean():
+    """Trials 1 and 2 differ in 8 and 4 of 1000 sentences, and 2 is smaller."""
+    right = np.ones((3, 1000))
+    right[0, 100:] = 0
+    right[1, :60], right[1, 60:64] = 0, 0
+    right[2, 4:72] = 0
+    dense, larger, smaller = (noisy_record(n, each, parameters=3e6 - 1e6 * n) for n, each in enumerate(right))
+    study = study_of(replace(dense, role="dense"), larger, smaller, objectives=OBJECTIVES[:2])
+    found = standings(study)
+    assert 0.7 < found[1].probability < 0.95
+    shown = " ".join(text_of(render_front(study), width=200).split())
+    assert f"{found[1].probability:.2f} ~2" in shown
+    assert "~2: not distinguishable from trial 2, which is better in a cost and worse in nothing (p = 0.95)" in shown
+    assert "hypervolume 0." in shown
+    assert "No trial kept its answers" not in shown
+    by_trial = front_frame(study).set_index("trial")
+    assert by_trial["nondominated_probability"].to_dict() == {n: each.probability for n, each in found.items()}
+    assert by_trial["like_cheaper"].dropna().to_dict() == {1: 2}
+    whole = frame(study).set_index("trial")
+    assert whole["like_cheaper"].dropna().to_dict() == {1: 2}
+    assert math.isnan(whole["nondominated_probability"][0])  # the dense model is beaten here
+    assert [(p["trial"], p["like_cheaper"]) for p in points(study)] == [(1, 2), (2, None)]
+    old = replace(study, records=tuple(replace(record, answers=None) for record in study.records))
+    assert "No trial kept its answers sentence by sentence" in " ".join(text_of(render_front(old), width=200).split())

@@ -62,6 +62,20 @@ function about(row) {
   return data.kind[row] !== "front" && data.front[row] ? kind + ", on the front" : kind;
 }
 
+// How sure a point of the front is: "0.85"; only what is certain is "1.00". Null off the front.
+function sure(trial) {
+  const found = data.sure[trial];
+  if (!found) return null;
+  return found[0] >= 0.995 && found[0] < 1 ? ">0.99" : found[0] > 0 && found[0] < 0.005 ? "<0.01" : found[0].toFixed(2);
+}
+
+function standing(trial) {
+  const found = data.sure[trial];
+  if (!found) return "";
+  const like = found[1] === null ? "" : "; cannot be told from trial " + found[1] + ", which is cheaper";
+  return "on the front with probability " + sure(trial) + like;
+}
+
 // ---------------------------------------------------------------- pictures
 
 const plots = [];
@@ -73,6 +87,7 @@ function hover(trial) {
   data.columns.forEach((column, number) => {
     if (column.objective) lines.push(plain(cut(column.label, 40)) + " " + format(column, data.values[row][number]));
   });
+  if (data.sure[trial]) lines.push(plain(standing(trial)));
   if (data.heads[row]) lines.push("heads " + runs(data.heads[row]), "neurons " + runs(data.neurons[row]));
   return lines.join("<br>");
 }
@@ -304,6 +319,12 @@ function startCoordinates() {
 const COLUMNS = [
   { label: "trial", value: (row) => data.trial[row], show: (row) => element("button", { type: "button" }, String(data.trial[row])) },
   { label: "kind", words: true, value: (row) => about(row), show: (row) => about(row) },
+  { label: "on front", title: "Probability that no trial dominates it; ~ and the number of a cheaper point it cannot be told from", better: "up",
+    value: (row) => (data.sure[data.trial[row]] ? data.sure[data.trial[row]][0] : null),
+    show: (row) => {
+      const found = data.sure[data.trial[row]];
+      return found ? sure(data.trial[row]) + (found[1] === null ? "" : " ~" + found[1]) : "–";
+    } },
   ...data.columns.map((column, number) => ({
     label: cut(column.label, 60), title: column.label, better: column.better,
     value: (row) => data.values[row][number], show: (row) => format(column, data.values[row][number]),
@@ -396,6 +417,7 @@ function choose(trial) {
         bar(heads, data.shape.heads), bar(data.neurons[row][layer], data.shape.neurons)));
     });
   }
+  if (data.sure[trial]) children.push(element("p", { className: "note" }, "It is " + standing(trial) + "."));
   if (data.notes[trial]) children.push(element("p", { className: "note" }, data.notes[trial]));
   children.push(element("p", { className: "note" }, element("code", {}, "paretobert show " + data.study + " " + trial)));
   panel.replaceChildren(...children);
