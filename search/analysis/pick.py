@@ -243,9 +243,9 @@ def _how_sure(study: StudyRecord, record: Record) -> list[str]:
     if metric != "accuracy" or around is None:
         return ahead
     return [
-        *ahead,
         f"Its accuracy was measured on {rows} rows, so 95 % reach from {around[0]:.4f} to {around[1]:.4f}; being the "
         "best of many on the same rows makes it look better than it is: confirm it on rows that the search never saw.",
+        *ahead,
     ]
 
 

@@ -48,7 +48,7 @@ class Resampling:
 
     def __init__(self, study: StudyRecord, records: Sequence[Record], *, draws: int, seed: int) -> None:
         self.values = objective_values(study, records)
-        self._draws, self._seed = draws, seed
+        self.draws, self._seed = draws, seed
         names = [objective.name for objective in study.objectives]
         self._errors = np.array([[standard_error(record, name) for name in names] for record in records])
         self._errors = self._errors.reshape(self.values.shape)
@@ -69,7 +69,7 @@ class Resampling:
 
     def __iter__(self) -> Iterator[NDArray[np.float64]]:
         random = np.random.default_rng([self._seed, 1])
-        for draw in range(self._draws):
+        for draw in range(self.draws):
             drawn = self.values + self._errors * random.standard_normal(self.values.shape)
             for column, places, shifts in self._shifts:
                 drawn[places, column] = self.values[places, column] + shifts[:, draw]

@@ -8,6 +8,7 @@ candidates ──► those that no point of the front beats by far ──► dra
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import moocore
 import numpy as np
@@ -78,8 +79,9 @@ def standings(study: StudyRecord) -> dict[int, Standing]:
     signs = np.array([1.0 if objective.direction == "maximize" else -1.0 for objective in study.objectives])
     kept = np.zeros(len(members))
     better = np.zeros((len(members), len(members), len(signs)))
-    draws = DRAWS if len(records) <= MANY else DRAWS_OF_MANY
-    for values in Resampling(study, records, draws=draws, seed=0):
+    again = Resampling(study, records, draws=DRAWS if len(records) <= MANY else DRAWS_OF_MANY, seed=0)
+    draws = again.draws if again.is_noisy else 1
+    for values in islice(again, draws):
         drawn = values * signs
         kept += moocore.is_nondominated(drawn, maximise=True, keep_weakly=True)[mine]
         better += drawn[mine][:, None] > drawn[mine][None, :]
