@@ -164,8 +164,8 @@ def test_narrow_columns_show_about_four_digits(name, value, text):
 
 
 def test_the_dense_row_comes_first_and_once_though_it_is_dominated(study):
-    lines = [line.split() for line in text_of(render_front(study)).splitlines()]
-    rows = [line for line in lines if len(line) > 5 and line[0].isdigit()]  # a plan may go on in the next line
+    lines = [line.split() for line in text_of(render_front(study), width=120).splitlines()]
+    rows = [line for line in lines if line and line[0].isdigit()]
     assert [row[:2] for row in rows] == [["0", "dense"], ["1", "ladder"], ["2", "0.6000"]]
     assert rows[0][2:] == ["0.8000", "22.7", "M", "22.71", "227.1", "100.0", "%", "100.0", "%", "-", "12x6", "24x6"]
     assert rows[1][-11] == "1.00"
