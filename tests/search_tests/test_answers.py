@@ -108,11 +108,13 @@ def test_every_trial_keeps_its_own_answers_also_where_another_trial_answered_it(
 def test_a_plan_that_is_tried_again_has_nothing_of_the_answers_before(tmp_path: Path) -> None:
     """A worker that dies after it wrote its answers leaves them with the failed trial; the next attempt has its own."""
     opened = create_in(storage.open_storage(f"sqlite:///{tmp_path}/one.db", create=True), small(6))
-    first = opened.ask()
+    first, kept = opened.trials[0], opened._storage
     stale = packed(np.zeros(ROWS, int), np.zeros(ROWS, int), labels=0)
-    first.storage.set_trial_system_attr(first._trial_id, attributes.ANSWERS, stale)
-    opened.tell(first, state=TrialState.FAIL)
-    hand_back(opened, opened.trials[first.number])
+    kept.set_trial_state_values(first._trial_id, state=TrialState.RUNNING)
+    kept.set_trial_system_attr(first._trial_id, attributes.ANSWERS, stale)
+    kept.set_trial_state_values(first._trial_id, state=TrialState.FAIL)
+    assert opened.trials[0].system_attrs[attributes.ANSWERS] == stale
+    hand_back(opened, opened.trials[0])
     assert attributes.ANSWERS not in opened.trials[-1].system_attrs
     assert work(opened, answering, SilentListener())
     for record in study.read(opened).complete:
