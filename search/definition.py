@@ -420,7 +420,8 @@ class EngineSettings(Part):
     trials: int = Field(default=100, ge=1)
     """Completed trials in the whole study, also when it is resumed; may be raised later."""
     sampler: Literal["nsga2", "nsga3", "surrogate", "tpe", "random"] = "nsga2"
-    """Name of the sampler; surrogate has a model of the finished trials choose among NSGA-II's offspring."""
+    """Name of the sampler; surrogate has a model of the finished trials choose among NSGA-II's offspring what promises
+    most by the second."""
     population: int | None = Field(default=None, ge=2)
     """Plans in a generation of NSGA-II or NSGA-III; null takes a fifth of the trials, at least 8 and at most 50."""
     seed: int = Field(default=0, ge=0)

@@ -127,9 +127,17 @@ def ask(opened: Study) -> tuple[optuna.Trial, dict[str, float]]:
 
 
 def run(
-    opened: Study, count: int, *, at_most: float | None = None, spoilt: float | None = None
+    opened: Study,
+    count: int,
+    *,
+    at_most: float | None = None,
+    spoilt: float | None = None,
+    seconds: Callable[[float], float] | None = None,
 ) -> list[dict[str, Any]]:
-    """So many trials; where a bound is given, those over it are infeasible, with the accuracy `spoilt`."""
+    """So many trials; where a bound is given, those over it are infeasible, with the accuracy `spoilt`.
+
+    `seconds` says from the encoder's share how long one takes.
+    """
     proposed = []
     for _ in range(count):
         trial, ratios = ask(opened)
@@ -138,6 +146,9 @@ def run(
         if evaluation.violations.get("parameters", 0) > 0 and spoilt is not None:
             values[0] = spoilt
         trial.set_user_attr(attributes.QUANTITIES, evaluation.quantities)
+        if seconds is not None:
+            share = evaluation.quantities["encoder_share"]["value"]
+            trial.set_user_attr(attributes.SECONDS, {"recover": seconds(share)})
         for name, excess in evaluation.violations.items():
             trial.set_constraint(name, excess)
         opened.tell(trial, values)
@@ -193,6 +204,25 @@ def test_the_accuracy_of_an_infeasible_trial_is_not_learned_from() -> None:
         opened, _definition = begun(constraints={"parameters": Bound(at_most=bound)})
         plans.append(run(opened, 13, at_most=bound, spoilt=accuracy))
     assert plans[0] == plans[1]
+
+
+def test_what_takes_longer_has_to_promise_more() -> None:
+    def shares(seconds: Callable[[float], float] | None) -> list[float]:
+        """Encoder shares of proposals, where a trial takes so many seconds by its share."""
+        kept = []
+        for seed in range(3):
+            opened, _definition = begun(seed=seed)
+            run(opened, 8, seconds=seconds)
+            for _ in range(3):
+                trial, ratios = ask(opened)
+                kept.append(evaluation_of(SPACE.plan(ratios)).quantities["encoder_share"]["value"])
+                opened.tell(trial, state=TrialState.FAIL)
+        return kept
+
+    alike = shares(None)
+    assert shares(lambda _share: 7.0) == alike
+    assert np.mean(shares(lambda share: 1 + 50 * share)) < np.mean(alike) - 0.02
+    assert np.mean(shares(lambda share: 51 - 50 * share)) > np.mean(alike) + 0.02
 
 
 def test_failed_trials_are_passed_over() -> None:
