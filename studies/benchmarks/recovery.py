@@ -6,6 +6,8 @@
     importance   random, magnitude, fisher
     recovery     none · least squares · cross-entropy · distillation · least squares and distillation, 50 or 150 steps
                  super-network slice, 0, 50 or 150 distilled steps (Fisher only)
+                 distillation, nearest: cut from the recovered model of the ratio before, with as many steps at each
+                 ratio, as recovery.start = nearest does along a ladder (Fisher only; at 0.5 it is distillation)
                  distillation and hidden states, 50 or 150 steps (Fisher only, with --hidden)
 
 - Model: the packaged checkpoint (6 layers of 384). Data: GLUE's SST-2 and CoLA under ../shared/data/glue, or where the
@@ -27,8 +29,8 @@ import os
 import statistics
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from functools import cache
+from dataclasses import asdict, dataclass, replace
+from functools import cache, lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,7 @@ from search import (
     SupernetSettings,
     Task,
     TeacherSettings,
+    candidates,
     supernets,
 )
 from search.artifacts import Artifacts, digest
@@ -55,6 +58,7 @@ from search.bert.recovery import recover
 from search.bert.refit import RIDGE, fitting_batches, refit
 from search.bert.surgery import cut
 from search.bert.training import score
+from search.plan import Plan
 from search.preparation import SCORING_BATCH, Prepared, prepare
 
 ROOT = Path(__file__).parents[2]
@@ -66,6 +70,7 @@ METHODS = ("random", "magnitude", "fisher")
 UNTRAINED = ("none", "least squares")
 TRAINED = ("cross-entropy", "distillation", "least squares and distillation")
 SLICE = "super-network slice"
+NEAREST = "distillation, nearest"
 HIDDEN = "distillation and hidden states"
 HIDDEN_WEIGHT = 1.0
 """Weight of the hidden states' distance in the column HIDDEN."""
@@ -114,20 +119,32 @@ def definition(task: str) -> Definition:
 
 
 def all_cells(task: str, *, quick: bool, hidden: bool) -> list[Cell]:
-    """The cells to fill, seed after seed, so that a first whole table is there early."""
+    """The cells to fill: what is usual first, then training for other importances; seed after seed.
+
+    The cells of a chain stand together, so that each is cut from the one before while that is at hand.
+    """
     trained = (50,) if quick else (50, 150)
-    steps_of = dict.fromkeys(UNTRAINED, (0,)) | dict.fromkeys(TRAINED, trained) | {SLICE: (0, *trained)}
+    steps_of = dict.fromkeys(UNTRAINED, (0,)) | dict.fromkeys((*TRAINED, NEAREST), trained) | {SLICE: (0, *trained)}
     if hidden:
         steps_of[HIDDEN] = trained
-    return [
+    cells = [
         Cell(task, ratio, method, recovery, steps, seed)
         for seed in range(1 if quick else 3)
         for ratio in RATIOS
         for method in METHODS
         for recovery, all_steps in steps_of.items()
         for steps in all_steps
+        if (recovery, ratio) != (NEAREST, RATIOS[0])
         if method == "fisher" or recovery in UNTRAINED or (recovery in TRAINED and not quick and task == "sst2")
     ]
+    return sorted(
+        cells,
+        key=lambda cell: (
+            cell.importance != "fisher" and cell.recovery in TRAINED,
+            cell.seed,
+            cell.steps if cell.recovery == NEAREST else 0,
+        ),
+    )
 
 
 class Kitchen:
@@ -138,6 +155,7 @@ class Kitchen:
         self._artifacts = artifacts
         self.scores = cache(self._scores)
         self.supernet = cache(self._supernet)
+        self.recovered = lru_cache(maxsize=len(RATIOS))(self._recovered)
 
     def _scores(self, method: str, seed: int) -> Scores:
         given = self._prepared
@@ -189,12 +207,23 @@ class Kitchen:
 
     def fill(self, cell: Cell) -> dict[str, Any]:
         """Metrics and seconds of one cell."""
+        model, seconds = self.recovered(cell)
+        return {**self.metrics(model), "seconds": round(seconds, 3)}
+
+    def _recovered(self, cell: Cell) -> tuple[torch.nn.Module, float]:
+        """The model of a cell, and the seconds of its last cut and training."""
         given = self._prepared
         scores = self.scores(cell.importance, cell.seed)
-        plan = given.space.plan(given.space.uniform(cell.ratio))
-        source = self.supernet(cell.importance, cell.seed) if cell.recovery == SLICE else given.teacher
+        plan = self._plan(cell.ratio)
+        source, kept = given.teacher, choose(plan, scores)
+        if cell.recovery == SLICE:
+            source = self.supernet(cell.importance, cell.seed)
+        if cell.recovery == NEAREST and cell.ratio != RATIOS[0]:
+            before = RATIOS[RATIOS.index(cell.ratio) - 1]
+            source, _seconds = self.recovered(replace(cell, ratio=before))
+            kept = candidates.within(self._plan(before), plan, scores)
         clock = Clock(given.device)
-        model = cut(source, choose(plan, scores))
+        model = cut(source, kept)
         if cell.recovery.startswith("least squares"):
             refit(model, given.teacher, self._rows(given.definition.recovery.refit_rows, cell.seed))
         if cell.steps:
@@ -213,8 +242,10 @@ class Kitchen:
                 on_step=lambda _done, _total: None,
                 teacher=given.teacher,
             )
-        seconds = clock.seconds()
-        return {**self.metrics(model), "seconds": round(seconds, 3)}
+        return model, clock.seconds()
+
+    def _plan(self, ratio: float) -> Plan:
+        return self._prepared.space.plan(self._prepared.space.uniform(ratio))
 
 
 def filled(kitchen: Kitchen, cells: list[Cell], file: Path, *, partial: bool) -> list[tuple[Cell, dict[str, Any]]]:
