@@ -164,10 +164,9 @@ def random_batches(model: nn.Module, conditions: Conditions) -> list[dict[str, t
     config = parts.config(model)
     lengths = _lengths(conditions)
     longest = max(max(batch) for batch in lengths)
-    if longest > config.max_position_embeddings:
+    if longest > (most := parts.longest(model)):
         raise ValueError(
-            f"tokens is {longest}, and the model has {config.max_position_embeddings} positions: "
-            "measure with at most as many tokens"
+            f"tokens is {longest}, and the model has {most} positions: measure with at most as many tokens"
         )
     generator, device = torch.Generator().manual_seed(0), device_of(model)
     batches = []

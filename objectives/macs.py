@@ -17,7 +17,7 @@ def encoder_macs(model: nn.Module, *, tokens: int) -> int:
     4·tokens·H·h·d (query, key, value, output) + 2·tokens²·h·d (scores, context) + 2·tokens·H·w (feed-forward).
 
     Args:
-        model: A BERT classifier, cut or dense.
+        model: A classifier, cut or dense.
         tokens: Length of the sequence with its special tokens, at least 1.
 
     Returns:
@@ -25,7 +25,7 @@ def encoder_macs(model: nn.Module, *, tokens: int) -> int:
         counted.
 
     Raises:
-        TypeError: If the model is not a BERT classifier.
+        TypeError: If a part is not where the model's layout says.
         ValueError: If `tokens` is less than 1.
 
     Reference:
@@ -59,6 +59,6 @@ class Macs:
         """Count them.
 
         Raises:
-            TypeError: If the model is not a BERT classifier.
+            TypeError: If a part is not where the model's layout says.
         """
         return Measurement(float(encoder_macs(subject.model, tokens=self.tokens)), self.unit, "closed form")

@@ -1,76 +1,93 @@
-"""Where are the parts of a BERT classifier.
-
-model ─┬─ base_model ─┬─ embeddings
-       │              ├─ encoder ── layer ── 0, 1, ...
-       │              └─ pooler ─── dense
-       └─ classifier
-"""
+"""Which modules of a classifier are its parts. A model whose class has an attribute `layout` says where they are."""
 
 from typing import Any, cast
 
 from torch import nn
+
+from objectives.layout import BERT, Layout
+
+
+def layout_of(model: nn.Module) -> Layout:
+    """Where the parts of a model are: what its `layout` says, or where BERT has them."""
+    found = getattr(model, "layout", BERT)
+    return found if isinstance(found, Layout) else BERT
 
 
 def encoder(model: nn.Module) -> nn.Module:
     """The encoder of a classifier.
 
     Raises:
-        TypeError: If the model has none where BERT has it.
+        TypeError: If the model has none where its layout says.
     """
-    return _part(_base(model), "encoder")
+    return _part(model, layout_of(model).encoder)
 
 
 def layers(model: nn.Module) -> list[nn.Module]:
     """The encoder's layers, from the embeddings upwards.
 
     Raises:
-        TypeError: If the model has none where BERT has them.
+        TypeError: If the model has none where its layout says.
     """
-    return list(_part(encoder(model), "layer").children())
+    return list(_part(model, layout_of(model).layers).children())
 
 
-def embeddings(model: nn.Module) -> nn.Module:
-    """The embeddings of a classifier: words, positions and token types.
+def embeddings(model: nn.Module) -> list[nn.Module]:
+    """The embeddings of a classifier: words, positions and token types, and what widens them to the hidden states.
 
     Raises:
-        TypeError: If the model has none where BERT has them.
+        TypeError: If the model has none where its layout says.
     """
-    return _part(_base(model), "embeddings")
+    layout = layout_of(model)
+    projection = None if layout.projection is None else _found(model, layout.projection)
+    return [_part(model, layout.embeddings), *([] if projection is None else [projection])]
 
 
-def head(model: nn.Module) -> tuple[nn.Module, nn.Module]:
-    """The pooler and the classification layer, which see one token of each sequence.
+def head(model: nn.Module) -> list[nn.Module]:
+    """What reads the encoder for the classification; it sees one token of each sequence.
 
     Raises:
-        TypeError: If the model has none where BERT has them.
+        TypeError: If the model has none where its layout says.
     """
-    return _part(_base(model), "pooler"), _part(model, "classifier")
+    return [_part(model, path) for path in layout_of(model).head]
+
+
+def longest(model: nn.Module) -> int:
+    """Tokens of the longest sequence that a model has positions for, special tokens included.
+
+    Where positions are numbered from that of the padding on (RoBERTa), the first ones are of no token.
+
+    Raises:
+        TypeError: If the model has no position embeddings where its layout says.
+    """
+    table = _part(model, layout_of(model).positions)
+    if not isinstance(table, nn.Embedding):
+        raise TypeError(f"the positions are a {type(table).__name__}, which has no length: only torch.nn.Embedding has")
+    return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
 
 
 def config(model: nn.Module) -> Any:
-    """The configuration of a transformers model: `vocab_size`, `max_position_embeddings` and so on.
+    """The configuration of a transformers model: `vocab_size` and so on.
 
     Raises:
         TypeError: If the model has none.
     """
     if not hasattr(model, "config"):
-        raise TypeError(_unlike(model, "config"))
+        raise TypeError(f"{type(model).__name__} has no 'config': give a classifier of transformers")
     return cast(Any, model).config
 
 
-def _base(model: nn.Module) -> nn.Module:
-    base = getattr(model, "base_model", None)  # a property in transformers, so get_submodule does not find it
-    if not isinstance(base, nn.Module):
-        raise TypeError(_unlike(model, "base_model"))
-    return base
+def _found(model: nn.Module, path: str) -> nn.Module | None:
+    try:
+        return model.get_submodule(path)
+    except AttributeError:
+        return None
 
 
-def _part(module: nn.Module, name: str) -> nn.Module:
-    part = getattr(module, name, None)
-    if not isinstance(part, nn.Module):
-        raise TypeError(_unlike(module, name))
+def _part(model: nn.Module, path: str) -> nn.Module:
+    part = _found(model, path)
+    if part is None:
+        raise TypeError(
+            f"{type(model).__name__} has no {path!r}: give a model built like BertForSequenceClassification, or one "
+            "whose class says with `layout` where its parts are"
+        )
     return part
-
-
-def _unlike(module: nn.Module, name: str) -> str:
-    return f"{type(module).__name__} has no {name!r}: give a model built like BertForSequenceClassification"

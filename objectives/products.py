@@ -18,16 +18,8 @@ from typing import cast
 
 from torch import nn
 
-from objectives.parts import embeddings, head, layers
-
-_LINEARS = (
-    "attention.self.query",
-    "attention.self.key",
-    "attention.self.value",
-    "attention.output.dense",
-    "intermediate.dense",
-    "output.dense",
-)
+from objectives.layout import Layout
+from objectives.parts import embeddings, head, layers, layout_of
 
 
 @dataclass(frozen=True)
@@ -74,104 +66,105 @@ def encoder_products(model: nn.Module, *, tokens: int) -> list[Product]:
     """List the matrix products of the encoder for one sequence, from the sizes of its real modules.
 
     Args:
-        model: A BERT classifier, cut or dense.
+        model: A classifier, cut or dense.
         tokens: Length of the sequence with its special tokens, at least 1.
 
     Returns:
         The products, layer by layer.
 
     Raises:
-        TypeError: If the model is not a BERT classifier, or one of its matrices is not a plain `nn.Linear`.
+        TypeError: If a part is not where the model's layout says, or one of its matrices is not a plain `nn.Linear`.
         ValueError: If `tokens` is less than 1, or a layer's width is no multiple of its head size.
     """
     if tokens < 1:
         raise ValueError(f"tokens is {tokens}: a sequence has at least 1 token")
-    return [product for layer in layers(model) for product in _layer_products(layer, tokens)]
+    layout = layout_of(model)
+    return [product for layer in layers(model) for product in _layer_products(layer, layout, tokens)]
 
 
 def widths(model: nn.Module) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Count the heads and the neurons of each layer, on its real modules.
 
     Args:
-        model: A BERT classifier, cut or dense.
+        model: A classifier, cut or dense.
 
     Returns:
         Heads, and neurons, layer by layer; 0 where the block has vanished.
 
     Raises:
-        TypeError: If the model is not a BERT classifier, or one of its matrices is not a plain `nn.Linear`.
+        TypeError: If a part is not where the model's layout says, or one of its matrices is not a plain `nn.Linear`.
         ValueError: If a layer's width is no multiple of its head size.
     """
-    ups = [_linear(layer, "intermediate.dense") for layer in layers(model)]
-    heads = tuple(_heads(layer) for layer in layers(model))
+    layout = layout_of(model)
+    ups = [_linear(layer, layout.up) for layer in layers(model)]
+    heads = tuple(_heads(layer, layout) for layer in layers(model))
     return heads, tuple(0 if up is None else up.out_features for up in ups)
 
 
 def head_products(model: nn.Module) -> list[Product]:
-    """List the matrix products of the pooler and the classification layer, which see one token of the sequence.
+    """List the matrix products of what reads the encoder (pooler, classification layer): one token of the sequence.
 
     Args:
-        model: A BERT classifier, cut or dense.
+        model: A classifier, cut or dense.
 
     Returns:
         The products.
 
     Raises:
-        TypeError: If the model is not a BERT classifier.
+        TypeError: If a part is not where the model's layout says.
     """
     linears = [module for part in head(model) for module in part.modules() if isinstance(module, nn.Linear)]
     return [Product(1, linear.in_features, linear.out_features) for linear in linears]
 
 
 def embedding_products(model: nn.Module, *, tokens: int) -> list[Product]:
-    """List the matrix products of the embeddings: none, but for word embeddings that were factorised.
+    """List the matrix products of the embeddings, where they are factorised or narrower than the hidden states.
 
     Args:
-        model: A BERT classifier, cut or dense.
+        model: A classifier, cut or dense.
         tokens: Length of the sequence with its special tokens.
 
     Returns:
         The products.
 
     Raises:
-        TypeError: If the model is not a BERT classifier.
+        TypeError: If a part is not where the model's layout says.
     """
-    linears = [module for module in embeddings(model).modules() if isinstance(module, nn.Linear)]
+    linears = [module for part in embeddings(model) for module in part.modules() if isinstance(module, nn.Linear)]
     return [Product(tokens, linear.in_features, linear.out_features) for linear in linears]
 
 
-def _layer_products(layer: nn.Module, tokens: int) -> list[Product]:
-    linears = [_linear(layer, path) for path in _LINEARS]
-    return _attention_products(layer, tokens) + [
+def _layer_products(layer: nn.Module, layout: Layout, tokens: int) -> list[Product]:
+    paths = (*layout.into_attention, layout.attention_output, layout.up, layout.down)
+    linears = [_linear(layer, path) for path in paths]
+    return _attention_products(layer, layout, tokens) + [
         Product(tokens, linear.in_features, linear.out_features) for linear in linears if linear is not None
     ]
 
 
-def _attention_products(layer: nn.Module, tokens: int) -> list[Product]:
-    heads = _heads(layer)
+def _attention_products(layer: nn.Module, layout: Layout, tokens: int) -> list[Product]:
+    heads = _heads(layer, layout)
     if not heads:
         return []
-    head_size = _head_size(layer)
+    head_size = _head_size(layer, layout)
     return [
         Product(tokens, head_size, tokens, weights=False, count=heads),
         Product(tokens, tokens, head_size, weights=False, count=heads),
     ]
 
 
-def _heads(layer: nn.Module) -> int:
-    query = _linear(layer, "attention.self.query")
+def _heads(layer: nn.Module, layout: Layout) -> int:
+    query = _linear(layer, layout.query)
     if query is None:
         return 0
-    heads, rest = divmod(query.out_features, _head_size(layer))
+    heads, rest = divmod(query.out_features, size := _head_size(layer, layout))
     if rest:
-        raise ValueError(
-            f"a query of width {query.out_features} with heads of size {_head_size(layer)}: cut whole heads only"
-        )
+        raise ValueError(f"a query of width {query.out_features} with heads of size {size}: cut whole heads only")
     return heads
 
 
-def _head_size(layer: nn.Module) -> int:
-    return cast(int, layer.get_submodule("attention.self").attention_head_size)
+def _head_size(layer: nn.Module, layout: Layout) -> int:
+    return cast(int, layer.get_submodule(layout.attention).attention_head_size)
 
 
 def _linear(layer: nn.Module, path: str) -> nn.Linear | None:

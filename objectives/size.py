@@ -44,7 +44,7 @@ class EncoderParameters:
         """Count them.
 
         Raises:
-            TypeError: If the model is not a BERT classifier.
+            TypeError: If a part is not where the model's layout says.
         """
         return Measurement(float(count_parameters(encoder(subject.model))), self.unit, _SOURCE)
 
@@ -74,7 +74,7 @@ class EncoderShare:
         """Count the encoder's parameters and divide.
 
         Raises:
-            TypeError: If the model is not a BERT classifier.
+            TypeError: If a part is not where the model's layout says.
         """
         count = count_parameters(encoder(subject.model))
         return Measurement(count / self.dense_encoder_parameters, self.unit, _SOURCE)

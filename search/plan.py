@@ -1,6 +1,6 @@
 """What is kept of a model, layer by layer, and what that costs in parameters: closed forms, no weights.
 
-Reference for the counts: `BertForSequenceClassification` of transformers 5 (pooler included).
+Reference for the counts: the classes for sequence classification of transformers 5, that of BERT with its pooler.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from typing import Self
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a dense BERT classifier.
+    """Sizes of a dense classifier.
 
     Attributes:
         layers: Number of encoder layers.
@@ -19,8 +19,10 @@ class Shape:
         neurons: Feed-forward neurons per layer.
         vocabulary: Rows of the word embedding; with a reduced vocabulary those that are left.
         positions: Rows of the position embedding.
-        token_types: Rows of the token-type embedding.
-        labels: Number of classes.
+        token_types: Rows of the token-type embedding; 0 where there is none.
+        labels: Number of classes; 1 for a regression.
+        embedding: Width of the embeddings where a projection widens them to the hidden states (ELECTRA); None where
+            both are one.
     """
 
     layers: int
@@ -32,6 +34,12 @@ class Shape:
     positions: int
     token_types: int
     labels: int
+    embedding: int | None = None
+
+    @property
+    def embedding_width(self) -> int:
+        """Width of the embeddings."""
+        return self.hidden if self.embedding is None else self.embedding
 
 
 @dataclass(frozen=True)
@@ -41,8 +49,8 @@ class Plan:
     Attributes:
         heads: Heads kept, one number per layer.
         neurons: Neurons kept, one number per layer.
-        rank: Rank r of the word embeddings, which are then a table (vocabulary, r) times a projection (r, hidden);
-            None leaves them one table (vocabulary, hidden).
+        rank: Rank r of the word embeddings, which are then a table (vocabulary, r) times a projection (r, E) to the
+            width E of the embeddings; None leaves them one table (vocabulary, E).
 
     Raises:
         ValueError: If the two differ in length, are empty or hold a negative number, or the rank is less than 1.
@@ -99,7 +107,7 @@ def encoder_parameters(plan: Plan, shape: Shape) -> int:
         shape: Sizes of the dense model.
 
     Returns:
-        Parameters of `model.bert.encoder`.
+        Parameters of the encoder alone.
 
     Example:
         >>> bert_base = Shape(12, 12, 64, 768, 3072, 30522, 512, 2, 2)
@@ -112,9 +120,9 @@ def encoder_parameters(plan: Plan, shape: Shape) -> int:
 
 
 def total_parameters(plan: Plan, shape: Shape) -> int:
-    """Count all parameters: embeddings, encoder, pooler and classifier.
+    """Count all parameters: embeddings, encoder, pooler (or what stands in its place) and classifier.
 
-    Word embeddings of rank r hold r·(V + H) numbers instead of V·H.
+    Word embeddings of rank r hold r·(V + E) numbers instead of V·E; E is the width of the embeddings.
 
     Args:
         plan: Heads and neurons kept, layer by layer, and the rank of the word embeddings.
@@ -128,7 +136,10 @@ def total_parameters(plan: Plan, shape: Shape) -> int:
         >>> total_parameters(Plan.dense(bert_base), bert_base)
         109483778
     """
-    embeddings = word_parameters(plan.rank, shape) + (shape.positions + shape.token_types + 2) * shape.hidden
+    width = shape.embedding_width
+    embeddings = word_parameters(plan.rank, shape) + (shape.positions + shape.token_types + 2) * width
+    if shape.embedding is not None:
+        embeddings += (width + 1) * shape.hidden
     pooler = (shape.hidden + 1) * shape.hidden
     classifier = (shape.hidden + 1) * shape.labels
     return embeddings + encoder_parameters(plan, shape) + pooler + classifier
@@ -142,14 +153,15 @@ def word_parameters(rank: int | None, shape: Shape) -> int:
         shape: Sizes of the dense model.
 
     Returns:
-        V·H, or r·(V + H): a rank of V·H / (V + H) or more saves nothing.
+        V·E, or r·(V + E), with E the width of the embeddings: a rank of V·E / (V + E) or more saves nothing.
 
     Example:
         >>> bert_base = Shape(12, 12, 64, 768, 3072, 30522, 512, 2, 2)
         >>> [word_parameters(rank, bert_base) for rank in (None, 128, 768)]
         [23440896, 4005120, 24030720]
     """
-    return shape.vocabulary * shape.hidden if rank is None else rank * (shape.vocabulary + shape.hidden)
+    width = shape.embedding_width
+    return shape.vocabulary * width if rank is None else rank * (shape.vocabulary + width)
 
 
 def encoder_macs(plan: Plan, shape: Shape, *, tokens: int) -> int:

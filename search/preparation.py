@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from objectives import Conditions, MeasurementUnavailable, Objective, Subject, built_in, resolve
 from objectives.backends import open_backend
@@ -31,7 +31,6 @@ from search import supernets, tables
 from search.artifacts import Artifacts, digest, digest_of_files
 from search.bert.block_importance import block_importance
 from search.bert.checkpoint import (
-    PrunedBertForSequenceClassification,
     fingerprint,
     is_fine_tuned,
     load,
@@ -42,9 +41,10 @@ from search.bert.encoding import Encoded, collate, drawn_batches, encode, load_t
 from search.bert.factorise import directions, frequencies
 from search.bert.importance import Scores, importance
 from search.bert.ladder import check_droppable
+from search.bert.pruned import words_of
 from search.bert.recovery import cross_entropy
 from search.bert.splitting import load_splits
-from search.bert.surgery import WORDS, shape_of
+from search.bert.surgery import shape_of
 from search.bert.training import Schedule, score, train
 from search.bert.vocabulary import FILE as VOCABULARY
 from search.bert.vocabulary import Reduction, keep_tokens, reduction, write_tokenizer
@@ -110,7 +110,7 @@ class Prepared:
     definition: Definition
     device: torch.device
     space: Space
-    teacher: PrunedBertForSequenceClassification
+    teacher: PreTrainedModel
     pad_id: int
     train: Encoded
     selection: Encoded
@@ -123,7 +123,7 @@ class Prepared:
     seconds: dict[str, float]
     directions: Tensor | None = None
     vocabulary: Reduction | None = None
-    supernet: PrunedBertForSequenceClassification | None = None
+    supernet: PreTrainedModel | None = None
     cost: dict[str, float] = field(default_factory=dict)
     cost_j: dict[str, tuple[float, str]] = field(default_factory=dict)
     reference_ms: Mapping[str, float] = field(default_factory=dict)
@@ -142,7 +142,7 @@ class Prepared:
         splits = {"train": self.train, "selection": self.selection}
         return {name: (len(rows), rows.lengths.float().mean().item()) for name, rows in splits.items()}
 
-    def start_of(self, plan: Plan) -> PrunedBertForSequenceClassification:
+    def start_of(self, plan: Plan) -> PreTrainedModel:
         """The model that a plan is cut from: the dense plan from the teacher, which is what the others compare with."""
         return self.teacher if self.supernet is None or plan == Plan.dense(self.shape) else self.supernet
 
@@ -306,7 +306,7 @@ def referred(prepared: Prepared, reference_ms: Mapping[str, float]) -> Prepared:
     return replace(prepared, objectives=objectives, reference_ms=dict(reference_ms))
 
 
-def _measured(objectives: Mapping[str, Objective], teacher: PrunedBertForSequenceClassification) -> dict[str, float]:
+def _measured(objectives: Mapping[str, Objective], teacher: PreTrainedModel) -> dict[str, float]:
     """Every latency of the dense model by itself, in milliseconds."""
     latencies = {name: objective for name, objective in objectives.items() if isinstance(objective, Latency)}
     return {name: latency.measure(Subject(teacher)).value for name, latency in latencies.items()}
@@ -323,13 +323,13 @@ class _Made:
 
     content: dict[str, str]
     rows: dict[str, Encoded]
-    teacher: PrunedBertForSequenceClassification
+    teacher: PreTrainedModel
     pad_id: int
     logits: Tensor
     scores: Scores
     directions: Tensor | None
     vocabulary: Reduction | None
-    supernet: PrunedBertForSequenceClassification | None
+    supernet: PreTrainedModel | None
 
 
 def _made(
@@ -501,7 +501,7 @@ def _check_content(what: str, where: str, content: Mapping[str, str] | None, kin
 
 def _check_fits(
     definition: Definition,
-    dense: PrunedBertForSequenceClassification,
+    dense: PreTrainedModel,
     shape: Shape,
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:
@@ -594,14 +594,14 @@ def _load_reduction(folder: Path) -> Reduction | None:
 def _teacher(
     definition: Definition,
     artifacts: Artifacts,
-    dense: PrunedBertForSequenceClassification,
+    dense: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     rows_key: str,
     rows: Encoded,
     device: torch.device,
     content: Mapping[str, str] | None,
     on_stage: OnStage,
-) -> tuple[str, PrunedBertForSequenceClassification]:
+) -> tuple[str, PreTrainedModel]:
     """The dense classifier: the checkpoint as it is where it is fine-tuned already, else fine-tuned now."""
     settings = definition.teacher
     key: dict[str, Any] = {"model": fingerprint(definition.model), "labels": list(definition.task.labels)}
@@ -652,7 +652,7 @@ def _teacher(
 
 def _teacher_logits(
     artifacts: Artifacts,
-    teacher: PrunedBertForSequenceClassification,
+    teacher: PreTrainedModel,
     key: dict[str, str],
     rows: Encoded,
     pad_id: int,
@@ -678,7 +678,7 @@ def _teacher_logits(
 def _importance(
     definition: Definition,
     artifacts: Artifacts,
-    teacher: PrunedBertForSequenceClassification,
+    teacher: PreTrainedModel,
     content: Mapping[str, str],
     rows: Encoded,
     pad_id: int,
@@ -710,7 +710,7 @@ def _importance(
 
 def _directions(
     artifacts: Artifacts,
-    teacher: PrunedBertForSequenceClassification,
+    teacher: PreTrainedModel,
     key: dict[str, str],
     rows: Encoded,
     on_stage: OnStage,
@@ -719,7 +719,7 @@ def _directions(
 
     def make(folder: Path) -> None:
         on_stage("directions", 0, 1)
-        table = teacher.get_submodule(WORDS).get_parameter("weight")
+        table = words_of(teacher).get_parameter("weight")
         save_file({"directions": directions(table, frequencies(rows, len(table)))}, folder / DIRECTIONS)
 
     folder = artifacts.made("directions", key, noted(make, artifacts.counter), on_wait=_waiting(on_stage))
@@ -740,7 +740,7 @@ def _importance_key(definition: Definition, content: Mapping[str, str]) -> dict[
     return {**content, "seed": definition.engine.seed, "settings": settings}
 
 
-def _moved(model: PrunedBertForSequenceClassification, device: torch.device) -> PrunedBertForSequenceClassification:
+def _moved(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
     """The model on a device (nn.Module.to, which transformers hides from type checkers)."""
     torch.nn.Module.to(model, device)
     return model

@@ -152,7 +152,7 @@ class Space:
         )
 
     def _rank(self, blocks: int) -> int | None:
-        rank = min(blocks * self.embedding_block, self.shape.hidden)
+        rank = min(blocks * self.embedding_block, self.shape.embedding_width)
         return rank if word_parameters(rank, self.shape) < word_parameters(None, self.shape) else None
 
     def schedule(self, ratios: Mapping[str, float]) -> dict[str, float | int]:
@@ -195,9 +195,9 @@ def _place(range_: RateRange | StepRange | Range, value: float) -> float:
 
 
 def _rank_dimension(settings: SpaceSettings, shape: Shape) -> Dimension:
-    if settings.embedding_block > shape.hidden:
+    if settings.embedding_block > shape.embedding_width:
         raise UserError(
-            f"space.embedding_block is {settings.embedding_block}; the hidden size is {shape.hidden}; "
+            f"space.embedding_block is {settings.embedding_block}; the embeddings are {shape.embedding_width} wide; "
             "use a smaller block"
         )
     if word_parameters(settings.embedding_block, shape) >= word_parameters(None, shape):
@@ -205,7 +205,7 @@ def _rank_dimension(settings: SpaceSettings, shape: Shape) -> Dimension:
             f"space.embedding_block is {settings.embedding_block}; embeddings of that rank or more save no "
             "parameters of this model; use a smaller block"
         )
-    units = math.ceil(shape.hidden / settings.embedding_block)
+    units = math.ceil(shape.embedding_width / settings.embedding_block)
     low = max(settings.embedding.low, 1 / units)  # embeddings of rank 0 would say nothing
     return _dimension(RANK, settings.embedding.model_copy(update={"low": low}), units)
 

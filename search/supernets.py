@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from search import costs
 from search.artifacts import Artifacts, OnWait
-from search.bert.checkpoint import PrunedBertForSequenceClassification, load, save
+from search.bert.checkpoint import load, save
 from search.bert.encoding import Encoded
 from search.bert.importance import Scores
 from search.bert.supernet import train_supernet
@@ -51,7 +52,7 @@ def key(definition: Definition, importance: Mapping[str, Any]) -> dict[str, Any]
 def made(
     definition: Definition,
     artifacts: Artifacts,
-    teacher: PrunedBertForSequenceClassification,
+    teacher: PreTrainedModel,
     importance: Mapping[str, Any],
     scores: Scores,
     space: Space,
@@ -61,7 +62,7 @@ def made(
     pad_id: int,
     on_step: Callable[[str, int, int], None],
     on_wait: OnWait,
-) -> PrunedBertForSequenceClassification:
+) -> PreTrainedModel:
     """The super-network, trained now if it was not before.
 
     Interrupted, it goes on from about a minute before, on the machine where it was begun.
@@ -118,7 +119,7 @@ def made(
     return loaded(artifacts.made(KIND, determined, make, on_wait=on_wait), teacher.device)
 
 
-def loaded(folder: Path, device: torch.device) -> PrunedBertForSequenceClassification:
+def loaded(folder: Path, device: torch.device) -> PreTrainedModel:
     """The super-network in an artifact's folder, on a device."""
     model = load(folder)
     torch.nn.Module.to(model, device)

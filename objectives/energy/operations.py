@@ -4,10 +4,10 @@
 
 For one sequence of T tokens in a batch of B, everything in 4-byte floats:
 
-    MACs                 every matrix product of encoder, pooler, classification layer and factorised word embeddings
+    MACs                 every matrix product of encoder, pooler, classification layer and embeddings
     bytes moved
-      weights            all parameters of encoder, pooler and classification layer, and the projection of factorised
-                         word embeddings, read once per batch: · 4 / B
+      weights            all parameters of encoder, pooler and classification layer, and the projections of embeddings
+                         that are narrower than the hidden states or factorised, read once per batch: · 4 / B
       embedding rows     for each token one row of each embedding table (word, position, token type)
       activations        of every matrix product its activation operands (both of them in attention scores and
                          context) and its result
@@ -50,7 +50,7 @@ def count_operations(model: nn.Module, *, batch: int, tokens: int) -> Operations
     """Count the operations of one sequence in a batch, from the sizes of the real modules.
 
     Args:
-        model: A BERT classifier, cut or dense.
+        model: A classifier, cut or dense.
         batch: Sequences that share one reading of the weights, at least 1.
         tokens: Length of each sequence with its special tokens, at least 1.
 
@@ -58,14 +58,15 @@ def count_operations(model: nn.Module, *, batch: int, tokens: int) -> Operations
         MACs and bytes of one sequence, by the rules at the top of this file.
 
     Raises:
-        TypeError: If the model is not a BERT classifier.
+        TypeError: If a part is not where the model's layout says.
         ValueError: If `tokens` is less than 1.
     """
     projected = embedding_products(model, tokens=tokens)
     products = projected + encoder_products(model, tokens=tokens) + head_products(model)
     weights = sum(count_parameters(part) for part in (encoder(model), *head(model)))
-    weights += sum(product.inner * product.columns for product in projected)
-    tables = [module for module in embeddings(model).modules() if isinstance(module, nn.Embedding)]
+    within = [module for part in embeddings(model) for module in part.modules()]
+    weights += sum(count_parameters(module) for module in within if isinstance(module, nn.Linear))
+    tables = [module for module in within if isinstance(module, nn.Embedding)]
     rows = tokens * sum(table.embedding_dim for table in tables)
     activations = sum(product.activations for product in products)
     return Operations(
@@ -114,7 +115,7 @@ class ModelledEnergy:
             Millijoules per sequence, with the source `model`.
 
         Raises:
-            TypeError: If the model is not a BERT classifier.
+            TypeError: If a part is not where the model's layout says.
         """
         counted = count_operations(subject.model, batch=self.conditions.batch, tokens=self.conditions.tokens)
         energy_pj = counted.macs * self.picojoules_per_mac + counted.moved_bytes * self.picojoules_per_byte

@@ -259,9 +259,9 @@ def _standing(standing: Standing | None) -> str:
 
 
 def _rank(study: StudyRecord, record: Record) -> int:
-    """Rank of the word embeddings: the hidden size where they are one table."""
+    """Rank of the word embeddings: their width where they are one table."""
     rank = record.plan.rank if record.plan else None
-    return study.shape.hidden if rank is None else rank
+    return study.shape.embedding_width if rank is None else rank
 
 
 def _front_columns(objectives: Sequence[ObjectiveInfo]) -> dict[str, str]:

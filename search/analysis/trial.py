@@ -43,7 +43,7 @@ def render_trial(study: StudyRecord, record: Record) -> RenderableType:
     parts += [Text(line) for line in trial_lines(study, record)]
     if record.plan is not None and record.plan.rank is not None:
         shape, rank = study.shape, record.plan.rank
-        parts.append(Text(f"word embeddings: rank {rank} of {shape.hidden}, for {shape.vocabulary:,} tokens"))
+        parts.append(Text(f"word embeddings: rank {rank} of {shape.embedding_width}, for {shape.vocabulary:,} tokens"))
     parts += [
         Text(f"warning: {measured['warning']}", style="yellow")
         for measured in record.quantities.values()

@@ -1,7 +1,7 @@
 """How much each whole block matters: what the loss gains when it vanishes and only its bias stays.
 
     layer l, dense     hidden ──► attention ──► W·x + b ──►(+)──► LayerNorm ──► feed-forward ──► W·x + b ──►(+)──► ...
-    without a block    hidden ───────────────────────► b ──►(+)──► LayerNorm ──► ...        as `search.bert.pruned` does
+    without a block    hidden ───────────────────────► b ──►(+)──► LayerNorm ──► ...    as `families.blocks` does
 
 It is measured, not approximated: the sum over a block's heads or neurons of scores that hold for small changes says
 little about losing all of them at once. No gradient is needed. What comes before the block is the same as in the dense
@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
-from transformers import BertForSequenceClassification
+from transformers import PreTrainedModel
 
+from search.bert.families import family_of, layers_of
 from search.bert.importance import INPUTS, LOSSES, Batch, evaluating
 from search.bert.pruned import plan_of, shape_of
 from search.errors import UserError, unknown_name
@@ -27,7 +28,7 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 @torch.no_grad()
-def block_importance(model: BertForSequenceClassification, batches: Iterable[Batch], *, loss: str = "task") -> Tensor:
+def block_importance(model: PreTrainedModel, batches: Iterable[Batch], *, loss: str = "task") -> Tensor:
     """Measure what the loss gains when one block vanishes and all others stay.
 
     Args:
@@ -82,34 +83,32 @@ def _of_distillation(logits: Tensor, dense: Tensor, labels: Tensor) -> Tensor:  
 _GAINS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {"task": _of_task, "distillation": _of_distillation}
 
 
-def _projections(model: BertForSequenceClassification) -> list[tuple[nn.Module, nn.Module]]:
+def _projections(model: PreTrainedModel) -> list[tuple[nn.Module, nn.Module]]:
     """Output projections of the attention and of the feed-forward block, layer by layer."""
-    layers: list[Any] = list(model.bert.encoder.layer)
-    return [(layer.attention.output.dense, layer.output.dense) for layer in layers]
+    paths = family_of(model).layout.attention_output, family_of(model).layout.down
+    return [(layer.get_submodule(paths[0]), layer.get_submodule(paths[1])) for layer in layers_of(model)]
 
 
-def _dense_pass(model: BertForSequenceClassification, batch: Batch) -> tuple[list[Call], Tensor]:
+def _dense_pass(model: PreTrainedModel, batch: Batch) -> tuple[list[Call], Tensor]:
     """What the dense model calls each layer with, and its logits (batch, labels)."""
     calls: list[Call] = []
 
     def remember(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         calls.append((args, kwargs))
 
-    handles = [layer.register_forward_pre_hook(remember, with_kwargs=True) for layer in model.bert.encoder.layer]
+    handles = [layer.register_forward_pre_hook(remember, with_kwargs=True) for layer in layers_of(model)]
     with _hooked(*handles):
         logits = model(**{name: batch[name] for name in INPUTS if name in batch}).logits
     return calls, logits
 
 
-def _from_layer(model: BertForSequenceClassification, calls: list[Call], first: int) -> Tensor:
+def _from_layer(model: PreTrainedModel, calls: list[Call], first: int) -> Tensor:
     """Logits (batch, labels) of the model run from a layer on, with what that layer got in the dense pass."""
     hidden = calls[first][0][0]
-    for layer, (args, kwargs) in list(zip(model.bert.encoder.layer, calls, strict=True))[first:]:
+    for layer, (args, kwargs) in list(zip(layers_of(model), calls, strict=True))[first:]:
         output = layer(hidden, *args[1:], **kwargs)
         hidden = output[0] if isinstance(output, tuple) else output
-    pooler: Any = model.bert.pooler  # transformers types it as perhaps None: a classifier has one
-    logits: Tensor = model.classifier(model.dropout(pooler(hidden)))
-    return logits
+    return family_of(model).logits(model, hidden)
 
 
 def _nothing(_module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:

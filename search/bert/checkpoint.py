@@ -18,9 +18,10 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
+from search.bert.families import FAMILIES, family_of
 from search.bert.pruned import PrunedBertForSequenceClassification, plan_of, shape_of
 from search.errors import UserError
 from search.plan import Plan, Shape
@@ -38,18 +39,24 @@ __all__ = [
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
-TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt")
-CLASSIFIER = ("classifier.weight", "classifier.bias")
-POOLER = ("bert.pooler.dense.weight", "bert.pooler.dense.bias")
+TOKENIZER = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+)
 
 
 def load_dense(
     path_or_name: str | Path, *, labels: int, attention: str | None = None, seed: int = 0
-) -> PrunedBertForSequenceClassification:
-    """Load a BERT checkpoint as a dense classifier.
+) -> PreTrainedModel:
+    """Load a checkpoint as a dense classifier.
 
-    An encoder without a classifier gets a new one, and a new pooler where it has none; their weights depend on `seed`
-    alone. The global random state is left as it was.
+    An encoder without a classifier gets a new one, with what its family has between the two (BERT's pooler) where it
+    has none; their weights depend on `seed` alone. The global random state is left as it was.
 
     Args:
         path_or_name: Folder of a checkpoint, or a name on the hub.
@@ -61,16 +68,17 @@ def load_dense(
         The classifier: float32, on the CPU, in evaluation mode.
 
     Raises:
-        UserError: If the checkpoint cannot be had, is not a BERT encoder, lacks weights, is pruned already, or is
+        UserError: If the checkpoint cannot be had, is of no family, lacks weights, is pruned already, or is
             fine-tuned for another number of labels.
     """
     folder = folder_of(path_or_name)
     config = _read_config(folder)
     if plan_of(config) != Plan.dense(shape_of(config)):
         raise UserError(f"the checkpoint '{path_or_name}' is pruned already; name the dense one that it was cut from")
-    new: tuple[str, ...] = (*CLASSIFIER, *POOLER)
+    family = family_of(config)
+    new: tuple[str, ...] = (*family.classifier, *family.between)
     if is_fine_tuned(folder):
-        found, new = _labels_in(folder), ()
+        found, new = _weight_shapes(folder)[family.classifier[0]][0], ()
         if found != labels:
             raise UserError(
                 f"the checkpoint '{path_or_name}' is fine-tuned for {found} labels and the task has {labels}; "
@@ -89,14 +97,14 @@ def read_shape(path_or_name: str | Path, *, labels: int) -> Shape:
         labels: Number of classes.
 
     Raises:
-        UserError: If the checkpoint cannot be had or is not a BERT encoder.
+        UserError: If the checkpoint cannot be had or is of no family.
     """
     config = _read_config(folder_of(path_or_name, files=(CONFIG,)))
     config.num_labels = labels
     return shape_of(config)
 
 
-def save(model: BertForSequenceClassification, folder: str | Path) -> None:
+def save(model: PreTrainedModel, folder: str | Path) -> None:
     """Write config.json and model.safetensors.
 
     Args:
@@ -107,7 +115,7 @@ def save(model: BertForSequenceClassification, folder: str | Path) -> None:
         model.save_pretrained(folder)
 
 
-def load(folder: str | Path, *, attention: str | None = None) -> PrunedBertForSequenceClassification:
+def load(folder: str | Path, *, attention: str | None = None) -> PreTrainedModel:
     """Load what `save` wrote, bit by bit the same weights.
 
     Args:
@@ -133,7 +141,8 @@ def is_fine_tuned(path_or_name: str | Path) -> bool:
     Raises:
         UserError: If the checkpoint cannot be had or read.
     """
-    return CLASSIFIER[0] in _weight_shapes(folder_of(path_or_name))
+    folder = folder_of(path_or_name)
+    return family_of(_read_config(folder)).classifier[0] in _weight_shapes(folder)
 
 
 def fingerprint(path_or_name: str | Path) -> str:
@@ -208,18 +217,21 @@ def _local(folder: Path) -> Path:
     return folder
 
 
-def _read_config(folder: Path) -> BertConfig:
-    """Read config.json and refuse what is not a BERT encoder with absolute positions."""
+def _read_config(folder: Path) -> PreTrainedConfig:
+    """Read config.json and refuse what is not an encoder of a known family with absolute positions."""
     path = folder / CONFIG
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         kind = values.get("model_type")
     except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"the file '{path}' holds no config ({error}); name the folder of a BERT checkpoint") from None
-    if kind != "bert":
-        raise UserError(f"the file '{path}' has model_type {kind!r}; only 'bert' can be pruned, name a BERT checkpoint")
+        raise UserError(f"the file '{path}' holds no config ({error}); name the folder of a checkpoint") from None
+    if kind not in FAMILIES:
+        raise UserError(
+            f"the file '{path}' has model_type {kind!r}; what can be pruned is of type {', '.join(FAMILIES)}: "
+            "name such a checkpoint"
+        )
     if values.get("is_decoder") or values.get("add_cross_attention"):
-        raise UserError(f"the file '{path}' describes a decoder; only an encoder classifies, name a BERT encoder")
+        raise UserError(f"the file '{path}' describes a decoder; only an encoder classifies, name one")
     positions = values.get("position_embedding_type", "absolute")
     if positions != "absolute":
         raise UserError(
@@ -227,7 +239,7 @@ def _read_config(folder: Path) -> BertConfig:
             "name such a checkpoint"
         )
     try:
-        config = BertConfig.from_dict(values)
+        config: PreTrainedConfig = FAMILIES[kind].config.from_dict(values)
         plan_of(config)
     except (ValueError, TypeError, ArithmeticError, StrictDataclassError) as error:
         reason = " ".join(str(error).split())
@@ -246,25 +258,21 @@ def _weight_shapes(folder: Path) -> dict[str, list[int]]:
         ) from None
 
 
-def _labels_in(folder: Path) -> int:
-    return _weight_shapes(folder)[CLASSIFIER[0]][0]
-
-
 def _load(
     folder: Path,
-    config: BertConfig,
+    config: PreTrainedConfig,
     *,
     may_be_new: tuple[str, ...],
     attention: str | None,
     dtype: torch.dtype | str,
     seed: int,
-) -> PrunedBertForSequenceClassification:
+) -> PreTrainedModel:
     """Load the weights into the model that `config` describes; only `may_be_new` may be missing from the file."""
     _weight_shapes(folder)  # a file that is not readable is told here
     options: dict[str, Any] = {"attn_implementation": attention, "dtype": dtype, "use_safetensors": True}
     with _quiet(), torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # of the CPU alone: torch.manual_seed reaches every device
-        loaded: Any = PrunedBertForSequenceClassification.from_pretrained(
+        loaded: Any = family_of(config).model.from_pretrained(
             folder,
             config=config,
             local_files_only=True,
@@ -272,14 +280,14 @@ def _load(
             output_loading_info=True,
             **options,
         )
-    model: PrunedBertForSequenceClassification = loaded[0]
+    model: PreTrainedModel = loaded[0]
     report = loaded[1]
     wrong = {name for name in report["missing_keys"] if name not in may_be_new}
     wrong |= {name for name, *_ in report["mismatched_keys"]}
     if wrong:
         raise UserError(
             f"the file '{folder / WEIGHTS}' does not fit its {CONFIG}: {len(wrong)} weights are missing or of another "
-            f"shape, the first is {min(wrong)!r}; name the folder of a whole BERT checkpoint"
+            f"shape, the first is {min(wrong)!r}; name the folder of a whole checkpoint"
         )
     return model
 

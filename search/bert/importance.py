@@ -3,8 +3,8 @@
 Fisher and Taylor ask what would happen if a unit were scaled down. Each unit u of each layer gets a factor m_u = 1 on
 what it sends into the block's output projection, separately for every sentence i:
 
-    attention:     context (tokens, heads*d) * m_u --> attention.output.dense
-    feed-forward:  activation (tokens, neurons) * m_u --> output.dense        loss_i --backward--> g_iu = dloss_i/dm_u
+    attention:     context (tokens, heads*d) * m_u --> output projection
+    feed-forward:  activation (tokens, neurons) * m_u --> output projection   loss_i --backward--> g_iu = dloss_i/dm_u
 
 Because m multiplies the value a of the unit at every token, g_iu is also the sum over tokens of a * dloss_i/da.
 The factors are put in by hooks: transformers 5 accepts `head_mask` and ignores it.
@@ -13,17 +13,18 @@ The loss is that of the sentence's label (`task`), or of the labels that the mod
 Whole blocks are scored in `search.bert.block_importance`.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy, log_softmax
-from transformers import BertForSequenceClassification
+from transformers import PreTrainedModel
 
+from search.bert.families import family_of, layers_of
 from search.bert.pruned import plan_of, shape_of
 from search.errors import UserError, unknown_name
 from search.plan import Plan
@@ -123,14 +124,12 @@ LOSSES: dict[str, Loss] = {"task": task, "distillation": distillation}
 class Method(Protocol):
     """A way to score a dense model. It leaves the model's weights, gradients, hooks and mode as they were."""
 
-    def __call__(
-        self, model: BertForSequenceClassification, batches: Iterable[Batch], *, seed: int, loss: Loss
-    ) -> Scores:
+    def __call__(self, model: PreTrainedModel, batches: Iterable[Batch], *, seed: int, loss: Loss) -> Scores:
         """Score all heads and neurons of `model`: by `loss` on the sentences of `batches`, or by chance from `seed`."""
 
 
 def importance(
-    method: str, model: BertForSequenceClassification, batches: Iterable[Batch], *, seed: int = 0, loss: str = "task"
+    method: str, model: PreTrainedModel, batches: Iterable[Batch], *, seed: int = 0, loss: str = "task"
 ) -> Scores:
     """Score all heads and neurons of a dense model.
 
@@ -161,7 +160,7 @@ def importance(
 
 
 def fisher(
-    model: BertForSequenceClassification,
+    model: PreTrainedModel,
     batches: Iterable[Batch],
     *,
     seed: int = 0,  # noqa: ARG001 # by protocol
@@ -189,7 +188,7 @@ def fisher(
 
 
 def taylor(
-    model: BertForSequenceClassification,
+    model: PreTrainedModel,
     batches: Iterable[Batch],
     *,
     seed: int = 0,  # noqa: ARG001 # by protocol
@@ -217,7 +216,7 @@ def taylor(
 
 
 def magnitude(
-    model: BertForSequenceClassification,
+    model: PreTrainedModel,
     batches: Iterable[Batch],  # noqa: ARG001 # by protocol
     *,
     seed: int = 0,  # noqa: ARG001
@@ -238,18 +237,16 @@ def magnitude(
         Han et al. 2015, "Learning both Weights and Connections for Efficient Neural Networks", for whole units.
     """
     heads, neurons = [], []
-    for layer in model.bert.encoder.layer:
-        block: Any = layer
-        attention = block.attention.self
-        into = [attention.query, attention.key, attention.value]
-        squares = _squares(into, block.attention.output.dense)
-        heads.append(squares.view(attention.num_attention_heads, -1).sum(dim=1).sqrt())
-        neurons.append(_squares([block.intermediate.dense], block.output.dense).sqrt())
+    layout = family_of(model).layout
+    for layer in layers_of(model):
+        squares = _squares(layer, layout.into_attention, layout.attention_output)
+        heads.append(squares.view(shape_of(model).heads, -1).sum(dim=1).sqrt())
+        neurons.append(_squares(layer, (layout.up,), layout.down).sqrt())
     return Scores(heads=torch.stack(heads), neurons=torch.stack(neurons))
 
 
 def chance(
-    model: BertForSequenceClassification,
+    model: PreTrainedModel,
     batches: Iterable[Batch],  # noqa: ARG001 # by protocol
     *,
     seed: int,
@@ -277,11 +274,12 @@ METHODS: dict[str, Method] = {"fisher": fisher, "taylor": taylor, "magnitude": m
 """The scores by name."""
 
 
-def _squares(into: list[nn.Linear], out: nn.Linear) -> Tensor:
-    """Sum of the squared parameters of each channel (channels,): rows of `into`, columns of `out`."""
-    total = _exact(out.weight).square().sum(dim=0)
-    for projection in into:
-        total = total + _exact(projection.weight).square().sum(dim=1) + _exact(projection.bias).square()
+def _squares(layer: nn.Module, into: Sequence[str], out: str) -> Tensor:
+    """Sum of the squared parameters of each channel (channels,): rows of the projections `into`, columns of `out`."""
+    total = _exact(layer.get_parameter(f"{out}.weight")).square().sum(dim=0)
+    for path in into:
+        weight, bias = (_exact(layer.get_parameter(f"{path}.{name}")) for name in ("weight", "bias"))
+        total = total + weight.square().sum(dim=1) + bias.square()
     return total
 
 
@@ -290,7 +288,7 @@ def _exact(values: Tensor) -> Tensor:
 
 
 def _mean_over_sentences(
-    model: BertForSequenceClassification, batches: Iterable[Batch], score: Callable[[Tensor], Tensor], loss: Loss
+    model: PreTrainedModel, batches: Iterable[Batch], score: Callable[[Tensor], Tensor], loss: Loss
 ) -> Scores:
     """Average `score` of the gradients g_iu over all sentences, in float64."""
     shape = shape_of(model)
@@ -308,9 +306,7 @@ def _mean_over_sentences(
     return Scores(heads=heads / sentences, neurons=neurons / sentences)
 
 
-def _gradients(
-    model: BertForSequenceClassification, batch: Batch, loss: Loss
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def _gradients(model: PreTrainedModel, batch: Batch, loss: Loss) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """The gradients g_iu of one batch, for each of its losses.
 
     One backward pass gives them for all sentences: each has its own factors, and the losses are summed, so that no
@@ -333,12 +329,12 @@ def _gradients(
         yield _exact(weights)[:, None, None], _exact(of_heads), _exact(of_neurons)
 
 
-def _ones(model: BertForSequenceClassification, *size: int) -> Tensor:
+def _ones(model: PreTrainedModel, *size: int) -> Tensor:
     return torch.ones(*size, device=model.device, dtype=model.dtype, requires_grad=True)
 
 
 @contextmanager
-def _factors(model: BertForSequenceClassification, heads: Tensor, neurons: Tensor) -> Iterator[None]:
+def _factors(model: PreTrainedModel, heads: Tensor, neurons: Tensor) -> Iterator[None]:
     """Multiply what each unit sends into its output projection by its factor, as long as the context lasts.
 
     Args:
@@ -348,9 +344,10 @@ def _factors(model: BertForSequenceClassification, heads: Tensor, neurons: Tenso
     """
     handles = []
     try:
-        for number, layer in enumerate(model.bert.encoder.layer):
-            block: Any = layer
-            for projection, factors in ((block.attention.output.dense, heads), (block.output.dense, neurons)):
+        layout = family_of(model).layout
+        for number, layer in enumerate(layers_of(model)):
+            for path, factors in ((layout.attention_output, heads), (layout.down, neurons)):
+                projection = layer.get_submodule(path)
                 handles.append(projection.register_forward_pre_hook(_scale_by(factors[:, number])))
         yield
     finally:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers import PreTrainedModel
 
 from search.bert.encoding import Encoded
 from search.bert.hidden import WithTeacher
@@ -50,7 +51,7 @@ def distillation(teacher_logits: Tensor, *, weight: float, temperature: float) -
 
 
 def recover(
-    model: nn.Module,
+    model: PreTrainedModel,
     rows: Encoded,
     teacher_logits: Tensor,
     settings: RecoverySettings,
@@ -94,7 +95,7 @@ def recover(
     loss = cross_entropy()
     if settings.distillation > 0:
         loss = distillation(teacher_logits.to(device), weight=settings.distillation, temperature=settings.temperature)
-    trained = model
+    trained: nn.Module = model
     if settings.hidden_weight > 0:
         if teacher is None:
             raise ValueError(f"hidden_weight is {settings.hidden_weight}: comparing hidden states needs the teacher")

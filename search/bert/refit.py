@@ -24,11 +24,13 @@ from typing import Any, Self
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import BertForSequenceClassification
+from transformers import PreTrainedModel
 
+from objectives.layout import Layout
 from search.bert.encoding import Encoded, collate
+from search.bert.families import embedded, entering, family_of, layers_of
+from search.bert.families.blocks import BiasOnly
 from search.bert.importance import Batch
-from search.bert.pruned import BiasOnly
 
 RIDGE = 1e-2
 """Default weight of the ridge term, as a share of the mean variance of the projection's inputs."""
@@ -42,8 +44,8 @@ TOKENS_AT_ONCE = 4096
 
 @torch.no_grad()
 def refit(
-    model: BertForSequenceClassification,
-    teacher: BertForSequenceClassification,
+    model: PreTrainedModel,
+    teacher: PreTrainedModel,
     batches: Iterable[Batch],
     *,
     ridge: float = RIDGE,
@@ -82,11 +84,10 @@ def refit(
         raise ValueError(f"ridge is {ridge}: it must be above 0")
     _check_pair(model, teacher)
     mine, dense = _Sentences.of(model, batches := list(batches)), _Sentences.of(teacher, batches)
-    for number in range(len(model.bert.encoder.layer)):
-        layer: Any = model.bert.encoder.layer[number]
-        reference: Any = teacher.bert.encoder.layer[number]
-        mine, dense = _attention(layer, reference, mine, dense, ridge)
-        mine, dense = _feed_forward(layer, reference, mine, dense, ridge)
+    layout = family_of(model).layout
+    for pair in zip(layers_of(model), layers_of(teacher), strict=True):
+        mine, dense = _attention(*pair, layout, mine, dense, ridge)
+        mine, dense = _feed_forward(*pair, layout, mine, dense, ridge)
 
 
 def fitting_batches(
@@ -122,21 +123,22 @@ class _Sentences:
     groups: tuple[Tensor, ...]
 
     @classmethod
-    def of(cls, model: BertForSequenceClassification, batches: list[Batch]) -> Self:
+    def of(cls, model: PreTrainedModel, batches: list[Batch]) -> Self:
         """The embeddings of the sentences of `batches`."""
         hidden, lengths = [], []
         for batch in batches:
             inputs = {name: batch[name].to(model.device) for name in ("input_ids", "token_type_ids") if name in batch}
             mask = batch["attention_mask"].to(model.device) > 0
-            hidden.append(model.bert.embeddings(**inputs)[mask])
+            hidden.append(embedded(model, inputs)[mask])
             lengths += mask.sum(dim=1).tolist()
         if not hidden:
             raise ValueError("a re-fit on 0 sentences: at least 1 is needed")
         return cls(torch.cat(hidden), tuple(_groups(lengths, model.device)))
 
-    def through(self, attention: nn.Module) -> Tensor:
+    def through_attention(self, layer: nn.Module, layout: Layout) -> Tensor:
         """What self-attention makes of them (tokens, channels)."""
-        parts = [attention(self.hidden[places])[0] for places in self.groups]
+        paths = layout.attention, layout.attention_output
+        parts = [entering(layer, *paths, self.hidden[places]) for places in self.groups]
         result = self.hidden.new_empty(len(self.hidden), parts[0].shape[-1])
         for places, part in zip(self.groups, parts, strict=True):
             result[places] = part
@@ -157,7 +159,7 @@ def _groups(lengths: list[int], device: torch.device) -> Iterable[Tensor]:
             yield (starts[start : start + SENTENCES_AT_ONCE, None] + torch.arange(length)).to(device)
 
 
-def _check_pair(model: BertForSequenceClassification, teacher: BertForSequenceClassification) -> None:
+def _check_pair(model: PreTrainedModel, teacher: PreTrainedModel) -> None:
     for name, one in (("cut model", model), ("teacher", teacher)):
         if one.training:
             raise ValueError(f"the {name} is in training mode: call eval() first, dropout would be fitted")
@@ -170,31 +172,32 @@ def _check_pair(model: BertForSequenceClassification, teacher: BertForSequenceCl
 
 
 def _attention(
-    layer: Any, reference: Any, mine: _Sentences, dense: _Sentences, ridge: float
+    layer: nn.Module, reference: nn.Module, layout: Layout, mine: _Sentences, dense: _Sentences, ridge: float
 ) -> tuple[_Sentences, _Sentences]:
     """Re-fit the attention block of a layer, and go on to its feed-forward block."""
-    block, whole = layer.attention, reference.attention
-    target = whole.output.dense(dense.through(whole.self)) + dense.hidden
-    found = _fitted_sum(block.output.dense, mine.through(block.self), mine.hidden, target, ridge)
-    return mine.now(block.output.LayerNorm(found)), dense.now(whole.output.LayerNorm(target))
+    out, norm = layout.attention_output, layout.attention_norm
+    target = reference.get_submodule(out)(dense.through_attention(reference, layout)) + dense.hidden
+    inputs = mine.through_attention(layer, layout)
+    found = _fitted_sum(layer.get_submodule(out), inputs, mine.hidden, target, ridge)
+    return mine.now(layer.get_submodule(norm)(found)), dense.now(reference.get_submodule(norm)(target))
 
 
 def _feed_forward(
-    layer: Any, reference: Any, mine: _Sentences, dense: _Sentences, ridge: float
+    layer: nn.Module, reference: nn.Module, layout: Layout, mine: _Sentences, dense: _Sentences, ridge: float
 ) -> tuple[_Sentences, _Sentences]:
     """Re-fit the feed-forward block of a layer, and go on to the next layer."""
-    target = reference.output.dense(reference.intermediate(dense.hidden)) + dense.hidden
-    found = _fitted_sum(layer.output.dense, layer.intermediate(mine.hidden), mine.hidden, target, ridge)
-    return mine.now(layer.output.LayerNorm(found)), dense.now(reference.output.LayerNorm(target))
+    block, down, norm = layout.feed_forward, layout.down, layout.norm
+    target = reference.get_submodule(down)(entering(reference, block, down, dense.hidden)) + dense.hidden
+    inputs = entering(layer, block, down, mine.hidden)
+    found = _fitted_sum(layer.get_submodule(down), inputs, mine.hidden, target, ridge)
+    return mine.now(layer.get_submodule(norm)(found)), dense.now(reference.get_submodule(norm)(target))
 
 
-def _fitted_sum(
-    projection: nn.Linear | BiasOnly, inputs: Tensor, residual: Tensor, target: Tensor, ridge: float
-) -> Tensor:
+def _fitted_sum(projection: Any, inputs: Tensor, residual: Tensor, target: Tensor, ridge: float) -> Tensor:
     """Re-fit one projection, where that brings the block's sum nearer to `target`.
 
     Args:
-        projection: The output projection; changed in place.
+        projection: The output projection, `nn.Linear` or `BiasOnly`; changed in place.
         inputs: What enters it (tokens, width).
         residual: What the residual path adds (tokens, H).
         target: The dense block's sum (tokens, H).

@@ -22,13 +22,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from transformers import BertForSequenceClassification
+from transformers import PreTrainedModel
 
+from objectives.layout import Layout
 from search.bert.choose import ranking
 from search.bert.encoding import Encoded, collate, training_batches
+from search.bert.families import family_of
 from search.bert.importance import Batch, Scores
 from search.bert.ladder import tilted
-from search.bert.pruned import PrunedBertForSequenceClassification, shape_of
+from search.bert.pruned import shape_of, words_of
 from search.bert.recovery import distillation
 from search.bert.resuming import load_state, save_state
 from search.bert.training import CHECK_EVERY, OnStep, autocast, parameter_groups, rate
@@ -48,7 +50,7 @@ INTO = ("weight", "bias")
 
 
 def train_supernet(
-    model: PrunedBertForSequenceClassification,
+    model: PreTrainedModel,
     rows: Encoded,
     teacher_logits: Tensor,
     scores: Scores,
@@ -90,7 +92,7 @@ def train_supernet(
         Yu & Huang 2019, "Universally Slimmable Networks and Improved Training Techniques", sections 3.1 and 3.3
         (sandwich rule, distillation); Hou et al. 2020, "DynaBERT", section 2.1 (units sorted by importance).
     """
-    embeddings = model.get_submodule("bert.embeddings.word_embeddings")
+    embeddings = words_of(model)
     embeddings.requires_grad_(False)
     order = {"heads": ranking(scores.heads), "neurons": ranking(scores.neurons)}
     reorder(model, order)
@@ -162,7 +164,7 @@ def draw_plan(space: Space, scores: Scores, *, smallest: float, dice: np.random.
     return space.plan(ratios)
 
 
-def slice_logits(model: PrunedBertForSequenceClassification, plan: Plan, batch: Batch) -> Tensor:
+def slice_logits(model: PreTrainedModel, plan: Plan, batch: Batch) -> Tensor:
     """What the first heads and neurons of each layer say, on views of the weights.
 
     Args:
@@ -177,20 +179,20 @@ def slice_logits(model: PrunedBertForSequenceClassification, plan: Plan, batch: 
     config = copy.deepcopy(model.config)
     config.heads_per_layer, config.neurons_per_layer = list(plan.heads), list(plan.neurons)
     with torch.device("meta"):  # structure only
-        narrow = PrunedBertForSequenceClassification(config)
+        narrow = family_of(model).model(config)
     narrow.eval()  # type: ignore[no-untyped-call]
     weights = {**_slices(model, plan), **dict(model.named_buffers())}
     logits: Tensor = functional_call(narrow, weights, kwargs=dict(batch), strict=True).logits
     return logits
 
 
-def _slices(model: PrunedBertForSequenceClassification, plan: Plan) -> dict[str, Tensor]:
+def _slices(model: PreTrainedModel, plan: Plan) -> dict[str, Tensor]:
     """Views of the weights of a slice by name; those of an empty block are left out."""
     weights: dict[str, Tensor] = dict(model.named_parameters())
-    head_size = shape_of(model).head_size
+    head_size, layout = shape_of(model).head_size, family_of(model).layout
     for layer, (heads, neurons) in enumerate(zip(plan.heads, plan.neurons, strict=True)):
         channels = {"heads": heads * head_size, "neurons": neurons}
-        for kind, name, axis in _divided(layer):
+        for kind, name, axis in _divided(layout, layer):
             weight = weights.pop(name)
             if channels[kind]:
                 weights[name] = weight.narrow(axis, 0, channels[kind])
@@ -198,29 +200,29 @@ def _slices(model: PrunedBertForSequenceClassification, plan: Plan) -> dict[str,
 
 
 @torch.no_grad()
-def reorder(model: BertForSequenceClassification, order: Mapping[str, Tensor]) -> None:
+def reorder(model: PreTrainedModel, order: Mapping[str, Tensor]) -> None:
     """Put the heads and neurons of each layer in another order, in place; the model computes what it did.
 
     Args:
         model: A dense model.
         order: Which unit comes where: `heads` (layers, heads) and `neurons` (layers, neurons).
     """
-    offsets = torch.arange(shape_of(model).head_size)
-    for layer in range(len(model.bert.encoder.layer)):
+    offsets, layout = torch.arange(shape_of(model).head_size), family_of(model).layout
+    for layer in range(shape_of(model).layers):
         channels = {
             "heads": (order["heads"][layer][:, None] * len(offsets) + offsets).flatten().to(model.device),
             "neurons": order["neurons"][layer].to(model.device),
         }
-        for kind, name, axis in _divided(layer):
+        for kind, name, axis in _divided(layout, layer):
             weight = model.get_parameter(name)
             weight.copy_(weight.index_select(axis, channels[kind]))
 
 
-def _divided(layer: int) -> Iterator[tuple[str, str, int]]:
+def _divided(layout: Layout, layer: int) -> Iterator[tuple[str, str, int]]:
     """Each weight of a layer that is divided among units: which units, its name, and the axis of their channels."""
-    path = f"bert.encoder.layer.{layer}"
-    for part in ("query", "key", "value"):
-        yield from (("heads", f"{path}.attention.self.{part}.{parameter}", 0) for parameter in INTO)
-    yield "heads", f"{path}.attention.output.dense.weight", 1
-    yield from (("neurons", f"{path}.intermediate.dense.{parameter}", 0) for parameter in INTO)
-    yield "neurons", f"{path}.output.dense.weight", 1
+    path = f"{layout.layers}.{layer}"
+    for part in layout.into_attention:
+        yield from (("heads", f"{path}.{part}.{parameter}", 0) for parameter in INTO)
+    yield "heads", f"{path}.{layout.attention_output}.weight", 1
+    yield from (("neurons", f"{path}.{layout.up}.{parameter}", 0) for parameter in INTO)
+    yield "neurons", f"{path}.{layout.down}.weight", 1

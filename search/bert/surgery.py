@@ -1,6 +1,6 @@
 """Which heads and neurons stay, and how a model is cut down to them: smaller matrices, no masks.
 
-    dense weights --(take the rows and columns that stay)--> small weights --> PrunedBertForSequenceClassification
+    dense weights --(take the rows and columns that stay)--> small weights --> the pruned model of the family
 
 Head i of a layer owns the channels i*d to (i+1)*d - 1: rows of query, key and value, columns of the attention's output
 projection. Neuron j owns row j of the intermediate projection and column j of the output projection.
@@ -13,14 +13,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import BertForSequenceClassification
+from transformers import PreTrainedModel
 
-from search.bert.pruned import BiasOnly, NoHeads, PrunedBertForSequenceClassification, plan_of, shape_of
+from search.bert.families import family_of
+from search.bert.pruned import BiasOnly, NoHeads, plan_of, shape_of
 from search.plan import Plan
 
 __all__ = ["BiasOnly", "Kept", "NoHeads", "cut", "shape_of"]
-
-WORDS = "bert.embeddings.word_embeddings"
 
 
 @dataclass(frozen=True)
@@ -54,15 +53,14 @@ class Kept:
         return Plan(heads=tuple(map(len, self.heads)), neurons=tuple(map(len, self.neurons)), rank=self.rank)
 
 
-def cut(
-    model: BertForSequenceClassification, kept: Kept, *, directions: Tensor | None = None
-) -> PrunedBertForSequenceClassification:
+def cut(model: PreTrainedModel, kept: Kept, *, directions: Tensor | None = None) -> PreTrainedModel:
     """Make the smaller model. The one given is neither changed nor shared: no tensor of the two has common storage.
 
     Args:
-        model: A dense or already pruned BERT classifier.
+        model: A dense or already pruned classifier.
         kept: What stays of it; the indices count the heads and neurons that `model` has.
-        directions: Orthonormal columns (H, H), as `factorise.directions` finds them; needed where `kept` has a rank.
+        directions: Orthonormal columns (E, E), as `factorise.directions` finds them; needed where `kept` has a rank.
+            E is the width of the embeddings.
 
     Returns:
         A new model in evaluation mode, with the data type, device and attention implementation of `model`. Its logits
@@ -70,8 +68,8 @@ def cut(
         first directions. Word embeddings that `model` has factorised stay so.
 
     Raises:
-        ValueError: If `kept` names a layer, head or neuron that `model` does not have, or a rank above the hidden size,
-            without directions, or of word embeddings that are factorised already.
+        ValueError: If `kept` names a layer, head or neuron that `model` does not have, or a rank above the
+            width of the embeddings, without directions, or of word embeddings that are factorised already.
     """
     _check_has(plan_of(model.config), kept)
     config = copy.deepcopy(model.config)
@@ -79,9 +77,9 @@ def cut(
     weights = _weights_that_stay(model, kept)
     if kept.rank is not None:
         config.embedding_rank = kept.rank
-        _factorise(weights, plan_of(model.config), kept.rank, directions)
+        _factorise(weights, family_of(model).layout.words, plan_of(model.config), kept.rank, directions)
     with torch.device("meta"):  # structure only: nothing is initialised, no random number is drawn
-        small = PrunedBertForSequenceClassification(config)
+        small: PreTrainedModel = family_of(model).model(config)
     small.load_state_dict(weights, strict=True, assign=True)
     _copy_buffers(model, small)
     small.eval()  # type: ignore[no-untyped-call]
@@ -98,31 +96,31 @@ def _check_has(present: Plan, kept: Kept) -> None:
                 raise ValueError(f"{kind} of layer {number} keep index {wanted[-1]}: the model has {count} there")
 
 
-def _weights_that_stay(model: BertForSequenceClassification, kept: Kept) -> dict[str, Tensor]:
+def _weights_that_stay(model: PreTrainedModel, kept: Kept) -> dict[str, Tensor]:
     """Copy the weights by name, without the rows and columns that go; those of an empty block are left out."""
     weights = {name: weight.detach() for name, weight in model.state_dict().items()}
-    head_size = shape_of(model).head_size
+    head_size, layout = shape_of(model).head_size, family_of(model).layout
     for number, (heads, neurons) in enumerate(zip(kept.heads, kept.neurons, strict=True)):
-        layer = f"bert.encoder.layer.{number}"
-        attention = [f"{layer}.attention.self.{part}" for part in ("query", "key", "value")]
+        layer = f"{layout.layers}.{number}"
+        attention = [f"{layer}.{path}" for path in layout.into_attention]
         channels = [head * head_size + offset for head in heads for offset in range(head_size)]
-        _narrow(weights, attention, f"{layer}.attention.output.dense", channels)
-        _narrow(weights, [f"{layer}.intermediate.dense"], f"{layer}.output.dense", neurons)
+        _narrow(weights, attention, f"{layer}.{layout.attention_output}", channels)
+        _narrow(weights, [f"{layer}.{layout.up}"], f"{layer}.{layout.down}", neurons)
     return {name: weight.clone(memory_format=torch.contiguous_format) for name, weight in weights.items()}
 
 
-def _factorise(weights: dict[str, Tensor], present: Plan, rank: int, directions: Tensor | None) -> None:
+def _factorise(weights: dict[str, Tensor], words: str, present: Plan, rank: int, directions: Tensor | None) -> None:
     """Put a table of that rank and its projection in place of the word embeddings."""
     if present.rank is not None:
         raise ValueError(f"word embeddings of rank {present.rank} to rank {rank}: cut the model that has them whole")
     if directions is None:
         raise ValueError(f"word embeddings to rank {rank} without directions: give those of factorise.directions")
-    table = weights.pop(f"{WORDS}.weight")
+    table = weights.pop(f"{words}.weight")
     if rank > table.shape[1]:
-        raise ValueError(f"word embeddings to rank {rank}: the hidden size is {table.shape[1]}")
+        raise ValueError(f"word embeddings to rank {rank}: the embeddings are {table.shape[1]} wide")
     first = directions[:, :rank].to(table).clone(memory_format=torch.contiguous_format)
-    weights[f"{WORDS}.table.weight"] = table @ first
-    weights[f"{WORDS}.projection.weight"] = first
+    weights[f"{words}.table.weight"] = table @ first
+    weights[f"{words}.projection.weight"] = first
 
 
 def _narrow(weights: dict[str, Tensor], into: list[str], out: str, units: Sequence[int]) -> None:
@@ -138,7 +136,7 @@ def _narrow(weights: dict[str, Tensor], into: list[str], out: str, units: Sequen
     weights[f"{out}.weight"] = weights[f"{out}.weight"].index_select(1, index)
 
 
-def _copy_buffers(source: BertForSequenceClassification, target: BertForSequenceClassification) -> None:
+def _copy_buffers(source: PreTrainedModel, target: PreTrainedModel) -> None:
     """Copy the buffers, which no state dict holds (the numbers of the positions, the default token types)."""
     for name, buffer in source.named_buffers():
         owner, _, attribute = name.rpartition(".")

@@ -19,9 +19,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import BertForSequenceClassification, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from search.bert.encoding import Encoded, load_tokenizer
+from search.bert.families import family_of
+from search.bert.families.narrow import put
+from search.bert.pruned import words_of
 from search.errors import UserError
 
 CONTINUES = "##"
@@ -139,17 +142,17 @@ def _layout(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def keep_tokens(model: BertForSequenceClassification, kept: tuple[int, ...]) -> None:
+def keep_tokens(model: PreTrainedModel, kept: tuple[int, ...]) -> None:
     """Take the word embeddings of all other tokens out of a dense model, in place.
 
     Args:
-        model: A BERT classifier whose word embeddings are one table.
+        model: A classifier whose word embeddings are one table.
         kept: Numbers of the tokens that stay, ascending; the padding token is among them.
     """
-    table: Tensor = model.get_submodule("bert.embeddings.word_embeddings").get_parameter("weight")
+    table: Tensor = words_of(model).get_parameter("weight")
     padding = model.config.pad_token_id
     model.config.pad_token_id = None if padding is None else kept.index(padding)
     model.config.vocab_size = len(kept)
     words = nn.Embedding(len(kept), table.shape[1], padding_idx=model.config.pad_token_id, device="meta")
     words.weight = nn.Parameter(table[torch.tensor(kept, device=table.device)])
-    model.bert.embeddings.word_embeddings = words
+    put(model, family_of(model).layout.words, words)

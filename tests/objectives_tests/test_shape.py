@@ -50,7 +50,7 @@ def test_a_shared_parameter_counts_once() -> None:
 
 @pytest.mark.parametrize("objective", [EncoderParameters(), EncoderShare(1), Macs(5)])
 def test_another_architecture_is_refused(objective: Any) -> None:
-    with pytest.raises(TypeError, match="Linear has no 'base_model': give a model built like BertForSequence"):
+    with pytest.raises(TypeError, match=r"Linear has no 'bert\.encoder(\.layer)?': give a model built like BertFor"):
         objective.measure(Subject(nn.Linear(2, 2)))
 
 

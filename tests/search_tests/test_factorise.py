@@ -146,7 +146,11 @@ def test_what_is_saved_comes_back_bit_by_bit(tmp_path, dtype: torch.dtype) -> No
 def test_a_config_whose_rank_cannot_be_is_refused(tmp_path) -> None:
     save(tiny(), tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
-    for rank, part in ((HIDDEN + 1, "the hidden size is 16"), (0, "at least 1 is needed"), ("x", "cannot be used")):
+    for rank, part in (
+        (HIDDEN + 1, "the embeddings are 16 wide"),
+        (0, "at least 1 is needed"),
+        ("x", "cannot be used"),
+    ):
         (tmp_path / "config.json").write_text(json.dumps({**config, "embedding_rank": rank}))
         with pytest.raises(UserError, match=part):
             load(tmp_path)
@@ -169,7 +173,7 @@ def test_ranks_that_cannot_be_cut() -> None:
     model = tiny()
     with pytest.raises(ValueError, match="without directions"):
         cut(model, kept(3))
-    with pytest.raises(ValueError, match="the hidden size is 16"):
+    with pytest.raises(ValueError, match="the embeddings are 16 wide"):
         cut(model, kept(17), directions=found(model))
     with pytest.raises(ValueError, match="at least 1"):
         _ = kept(0)

@@ -142,5 +142,5 @@ def test_a_rank_that_saves_nothing_is_not_a_plan_of_its_own() -> None:
 
 
 def test_a_block_larger_than_the_hidden_size_is_refused() -> None:
-    with pytest.raises(UserError, match=r"space\.embedding_block is 800; the hidden size is 768"):
+    with pytest.raises(UserError, match=r"space\.embedding_block is 800; the embeddings are 768 wide"):
         Space.of(RANKED.model_copy(update={"embedding_block": 800}), BERT_BASE)
