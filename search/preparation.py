@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from objectives import Conditions, MeasurementUnavailable, Objective, Subject, built_in, resolve
+from objectives import Conditions, MeasurementUnavailable, Objective, Subject, built_in, parts, resolve
 from objectives.backends import open_backend
 from objectives.latency import Latency
 from search import supernets, tables
@@ -39,6 +39,7 @@ from search.bert.checkpoint import (
 )
 from search.bert.encoding import Encoded, collate, drawn_batches, encode, load_tokenizer, training_batches
 from search.bert.factorise import directions, frequencies
+from search.bert.families import family_of
 from search.bert.importance import Scores, importance
 from search.bert.ladder import check_droppable
 from search.bert.pruned import words_of
@@ -511,10 +512,17 @@ def _check_fits(
             f"the tokenizer of the checkpoint '{definition.model}' has {len(tokenizer)} tokens and the padding token "
             f"{tokenizer.pad_token!r}, its model {shape.vocabulary} tokens; name a checkpoint with its own tokenizer"
         )
-    if len(definition.task.text) > shape.token_types:
+    if family_of(dense).pairs == "types" and len(definition.task.text) > shape.token_types:
         raise UserError(
             f"task.text names {len(definition.task.text)} columns; the checkpoint '{definition.model}' tells "
             f"{shape.token_types} text apart; name one column, or another checkpoint"
+        )
+    counted = dense.get_submodule(family_of(dense).layout.positions)
+    padding = getattr(counted, "padding_idx", None)
+    if padding is not None and padding != tokenizer.pad_token_id:
+        raise UserError(
+            f"the tokenizer of the checkpoint '{definition.model}' pads with token {tokenizer.pad_token_id}, and its "
+            f"model numbers positions from that of token {padding} on; name a checkpoint with its own tokenizer"
         )
     named = [str(name) for _, name in sorted((dense.config.id2label or {}).items())]
     declared = list(definition.task.labels)
@@ -529,9 +537,9 @@ def _check_fits(
         if settings.tokens != "selection"
     }
     for name, tokens in longest.items():
-        if tokens > shape.positions:
+        if tokens > (most := parts.longest(dense)):
             raise UserError(
-                f"{name} is {tokens}; the checkpoint '{definition.model}' has {shape.positions} positions; use no more"
+                f"{name} is {tokens}; the checkpoint '{definition.model}' has {most} positions; use no more"
             )
     for blocks in definition.engine.drop_blocks:
         check_droppable(Space.of(definition.space, shape), blocks)

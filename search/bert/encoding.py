@@ -24,8 +24,8 @@ from search.errors import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
-"""A folder with a BERT tokenizer holds at least one of these."""
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json")
+"""A folder with a tokenizer holds at least one of these."""
 
 ROWS_AT_ONCE = 1000
 """Rows that the tokenizer gets at once: enough to keep it busy, few enough to keep its lists small."""
@@ -118,7 +118,7 @@ def load_tokenizer(model: str) -> "PreTrainedTokenizerBase":
         there = sorted(entry.name for entry in folder.iterdir())
         if not set(TOKENIZER_FILES) & set(there):
             raise UserError(
-                f"model folder '{model}' holds no tokenizer: neither of {', '.join(TOKENIZER_FILES)} lies there, only "
+                f"model folder '{model}' holds no tokenizer: none of {', '.join(TOKENIZER_FILES)} lies there, only "
                 f"{', '.join(there) or 'nothing'}; copy the files of the checkpoint's tokenizer into it"
             )
     elif folder.exists() or looks_like_path(model):

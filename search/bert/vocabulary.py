@@ -148,9 +148,18 @@ def keep_tokens(model: PreTrainedModel, kept: tuple[int, ...]) -> None:
     Args:
         model: A classifier whose word embeddings are one table.
         kept: Numbers of the tokens that stay, ascending; the padding token is among them.
+
+    Raises:
+        UserError: If positions are numbered from that of the padding token on (RoBERTa), and its number would change.
     """
     table: Tensor = words_of(model).get_parameter("weight")
     padding = model.config.pad_token_id
+    positions: Any = model.get_submodule(family_of(model).layout.positions)
+    if positions.padding_idx is not None and kept.index(padding) != padding:
+        raise UserError(
+            f"space.vocabulary is 'train', and the checkpoint's positions are numbered from that of the padding token, "
+            f"which would move from {padding} to {kept.index(padding)}; use 'all'"
+        )
     model.config.pad_token_id = None if padding is None else kept.index(padding)
     model.config.vocab_size = len(kept)
     words = nn.Embedding(len(kept), table.shape[1], padding_idx=model.config.pad_token_id, device="meta")

@@ -274,7 +274,7 @@ def test_missing_files(classifier, use):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"model_type": "gpt2"}, "has model_type 'gpt2'; what can be pruned is of type bert"),
+        ({"model_type": "gpt2"}, "has model_type 'gpt2'; what can be pruned is of type bert, distilbert, electra"),
         ({"model_type": None}, "has model_type None; what can be pruned is of type bert"),
         ({"is_decoder": True}, "describes a decoder; only an encoder classifies, name one"),
         ({"add_cross_attention": True}, "describes a decoder"),

@@ -6,10 +6,16 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from search.bert.families.bert import BERT
+from search.bert.families.distilbert import DISTILBERT
+from search.bert.families.electra import ELECTRA
 from search.bert.families.family import Family
+from search.bert.families.roberta import ROBERTA
 
 FAMILIES: dict[str, Family] = {
     "bert": BERT,
+    "distilbert": DISTILBERT,
+    "electra": ELECTRA,
+    "roberta": ROBERTA,
 }
 """The families by `model_type`."""
 
