@@ -12,22 +12,22 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel
 
 from search.artifacts import Artifacts, digest
 from search.bert.choose import choose
 from search.bert.importance import Scores
-from search.bert.pruned import PrunedBertForSequenceClassification
 from search.bert.surgery import Kept
 from search.plan import Plan
 
 KIND = "candidate"
 FILE = "weights.safetensors"
 
-Raw = Callable[[Plan], PrunedBertForSequenceClassification]
+Raw = Callable[[Plan], PreTrainedModel]
 """The raw cut of a plan, from the model of the study."""
 
 
-def keep(artifacts: Artifacts, model: PrunedBertForSequenceClassification, plan: Plan, raw: Raw) -> str:
+def keep(artifacts: Artifacts, model: PreTrainedModel, plan: Plan, raw: Raw) -> str:
     """Keep a recovered model.
 
     Args:
@@ -57,7 +57,7 @@ def keep(artifacts: Artifacts, model: PrunedBertForSequenceClassification, plan:
     return digest(key)
 
 
-def found(artifacts: Artifacts, digest_: str, plan: Plan, raw: Raw) -> PrunedBertForSequenceClassification | None:
+def found(artifacts: Artifacts, digest_: str, plan: Plan, raw: Raw) -> PreTrainedModel | None:
     """A model that was kept; None where the artifacts do not have it, or have another one's tensors.
 
     Args:

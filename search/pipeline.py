@@ -15,12 +15,12 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from objectives import MeasurementUnavailable, Subject, all_metrics
 from search import candidates
 from search.answers import packed
 from search.bert.choose import choose
-from search.bert.pruned import PrunedBertForSequenceClassification
 from search.bert.recovery import recover
 from search.bert.refit import fitting_batches, refit
 from search.bert.surgery import cut
@@ -165,14 +165,14 @@ def _answers(prepared: Prepared, logits: torch.Tensor) -> dict[str, Any]:
     )
 
 
-def _kept(prepared: Prepared, model: PrunedBertForSequenceClassification, plan: Plan) -> str | None:
+def _kept(prepared: Prepared, model: PreTrainedModel, plan: Plan) -> str | None:
     """Keep a recovered model for those that are cut from it; None where there is no place for it."""
     if prepared.artifacts is None:
         return None
     return candidates.keep(prepared.artifacts, model, plan, partial(cut_to, prepared))
 
 
-def cut_further(prepared: Prepared, plan: Plan, ancestor: Ancestor) -> PrunedBertForSequenceClassification | None:
+def cut_further(prepared: Prepared, plan: Plan, ancestor: Ancestor) -> PreTrainedModel | None:
     """Cut a finished trial's model to a plan that it contains; None where its weights are not there."""
     if prepared.artifacts is None:
         return None
@@ -182,14 +182,14 @@ def cut_further(prepared: Prepared, plan: Plan, ancestor: Ancestor) -> PrunedBer
     return cut(model, candidates.within(ancestor.plan, plan, prepared.scores), directions=prepared.directions)
 
 
-def cut_to(prepared: Prepared, plan: Plan) -> PrunedBertForSequenceClassification:
+def cut_to(prepared: Prepared, plan: Plan) -> PreTrainedModel:
     """Cut the study's model to a plan: importance says which heads and neurons stay. The model given is left alone."""
     return cut(prepared.start_of(plan), choose(plan, prepared.scores), directions=prepared.directions)
 
 
 def bring_back(
     prepared: Prepared,
-    model: PrunedBertForSequenceClassification,
+    model: PreTrainedModel,
     recovery: RecoverySettings,
     *,
     seed: int,
@@ -245,9 +245,7 @@ def bring_back(
             )
 
 
-def selection_logits(
-    prepared: Prepared, model: PrunedBertForSequenceClassification, *, on_stage: OnStage
-) -> torch.Tensor:
+def selection_logits(prepared: Prepared, model: PreTrainedModel, *, on_stage: OnStage) -> torch.Tensor:
     """Logits of a model on the selection split (rows, labels), float32.
 
     Raises:

@@ -14,12 +14,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedModel
+
 from objectives import Measurement, Objective, Subject
 from objectives.additive import Agreement, Kept, Table, agreement, fit
 from objectives.latency import Latency
 from objectives.tabled import Tabled
 from search.artifacts import Artifacts, OnWait
-from search.bert.checkpoint import PrunedBertForSequenceClassification
 from search.bert.choose import choose
 from search.bert.importance import Scores
 from search.bert.surgery import cut
@@ -109,7 +110,7 @@ def key(definition: Definition, shape: Shape, *, energy_source: str, machine: st
 def made(
     definition: Definition,
     artifacts: Artifacts,
-    teacher: PrunedBertForSequenceClassification,
+    teacher: PreTrainedModel,
     scores: Scores,
     space: Space,
     objectives: Mapping[str, Objective],

@@ -16,10 +16,10 @@ from functools import partial
 from typing import Any
 
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from objectives import all_metrics
 from search import candidates
-from search.bert.pruned import PrunedBertForSequenceClassification
 from search.bert.surgery import cut
 from search.definition import RecoverySettings
 from search.errors import UserError
@@ -49,7 +49,7 @@ class Rebuilt:
     study: StudyRecord
     record: Record
     trial: int
-    model: PrunedBertForSequenceClassification
+    model: PreTrainedModel
     recovery: RecoverySettings | None
     seed: int | None
     logits: Tensor
@@ -161,16 +161,14 @@ def rebuild(
     )
 
 
-def _kept(prepared: Prepared, record: Record) -> PrunedBertForSequenceClassification | None:
+def _kept(prepared: Prepared, record: Record) -> PreTrainedModel | None:
     """A trial's model as the search kept it; None where it did not, or where it is not among the artifacts."""
     if prepared.artifacts is None or record.weights is None or record.plan is None:
         return None
     return candidates.found(prepared.artifacts, record.weights, record.plan, partial(cut_to, prepared))
 
 
-def _outer(
-    prepared: Prepared, study: StudyRecord, record: Record, on_stage: OnStage
-) -> PrunedBertForSequenceClassification | None:
+def _outer(prepared: Prepared, study: StudyRecord, record: Record, on_stage: OnStage) -> PreTrainedModel | None:
     """The raw cut of the model that a trial was cut from, made again; None where that was the model of the study."""
     if record.cut_from is None or record.plan is None:
         return None

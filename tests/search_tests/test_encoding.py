@@ -158,7 +158,9 @@ def test_tensors_must_be_those_of_encoded_rows() -> None:
 
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(UserError, match=r"holds no tokenizer: none of tokenizer.json, vocab.txt, vocab.json .*only config.json;"):
+    with pytest.raises(
+        UserError, match=r"holds no tokenizer: none of tokenizer.json, vocab.txt, vocab.json .*only config.json;"
+    ):
         load_tokenizer(str(tmp_path))
 
 
