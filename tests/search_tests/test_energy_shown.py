@@ -1,5 +1,6 @@
 """A counter that counts 1,000 mJ over 10 inferences gives 100 mJ per inference wherever energy is shown."""
 
+import csv
 import io
 import json
 from dataclasses import asdict
@@ -9,13 +10,15 @@ import optuna
 import pytest
 import torch
 from rich.console import Console
+from typer.testing import CliRunner
 
 from objectives.energy.choose import COUNTERS
 from objectives.energy.meter import Meter
-from search.analysis.table import front_frame, points, render_front
+from search.analysis.table import frame, front_frame, points, render_front
 from search.analysis.trial import render_trial
 from search.artifacts import Artifacts
 from search.bert.ladder import ladder
+from search.cli import app
 from search.definition import (
     Definition,
     EnergySettings,
@@ -106,7 +109,7 @@ def shown(renderable: object) -> str:
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def test_it_is_100_mj_everywhere(read_back: StudyRecord) -> None:
+def test_it_is_100_mj_everywhere(read_back: StudyRecord, tmp_path: Path) -> None:
     (record,) = read_back.complete
     quantity = record.quantities["energy_mj"]
     assert (quantity["value"], quantity["unit"], quantity["source"], quantity["samples"]) == (100.0, "mJ", "rapl", 10)
@@ -120,3 +123,19 @@ def test_it_is_100_mj_everywhere(read_back: StudyRecord) -> None:
     (row,) = [line for line in shown(render_trial(read_back, record)).splitlines() if "energy_mj" in line]
     assert row.split()[:5] == ["energy_mj", "*", "100", "mJ", "rapl"]
     assert json.loads(json.dumps(asdict(record)))["values"]["energy_mj"] == 100.0
+    assert list(frame(read_back)["energy_mj"]) == [100.0]
+
+    url = f"sqlite:///{tmp_path}/study.db"
+    for command in (
+        ["front", "energy", "--storage", url, "--csv", f"{tmp_path}/front.csv"],
+        ["report", "energy", "--storage", url, "--out", f"{tmp_path}/report.html"],
+    ):
+        result = CliRunner().invoke(app, command)
+        assert result.exit_code == 0, result.output
+    with (tmp_path / "front.csv").open(encoding="utf-8", newline="") as file:
+        assert [float(row["energy_mj"]) for row in csv.DictReader(file)] == [100.0]
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    data = json.loads(page.partition('type="application/json" id="data">')[2].partition("</script>")[0])
+    (at,) = [number for number, column in enumerate(data["columns"]) if column["name"] == "energy_mj"]
+    assert data["columns"][at]["label"] == "energy_mj"  # the unit is in the name
+    assert [row[at] for row in data["values"]] == [100.0]
