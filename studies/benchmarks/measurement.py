@@ -14,6 +14,7 @@
 """
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -293,6 +294,8 @@ def summary(cells: dict[str, Any], rest: dict[str, Any]) -> dict[str, Any]:
         "energy_agreement": worst("energy_agreement"),
         "table_error": worst("table_error"),
         "table_tau": worst("table_tau", of=min),
+        "cores": os.cpu_count(),
+        "load_average": [round(load, 1) for load in os.getloadavg()],
         "expected": EXPECTED,
         "cells": cells,
     }
