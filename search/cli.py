@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -107,6 +107,90 @@ def show(
             f"trial is {trial}; the study {study!r} has the trials 0 to {len(result.records) - 1}; name one of these"
         )
     make_console().print(render_trial(result, result.records[trial]))
+
+
+@app.command()
+def measure(
+    checkpoint: Annotated[
+        str, typer.Argument(help="Folder of a classifier, or a name on the hub.", show_default=False)
+    ],
+    study: Annotated[
+        str | None, typer.Option(help="Measure under this study's conditions, on its splits.", show_default=False)
+    ] = None,
+    storage: Storage = None,
+    artifacts: ArtifactsOf = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda:0 or mps; auto takes the first GPU, else the CPU.")] = "auto",
+    held_out: Annotated[
+        bool, typer.Option("--held-out", help="With --study: score it on the held-out split as well.")
+    ] = False,
+    batch: Annotated[
+        int | None, typer.Option(help="Without --study: sequences per batch, by default 32.", show_default=False)
+    ] = None,
+    tokens: Annotated[
+        str | None,
+        typer.Option(
+            help="Tokens per sequence, by default 32; selection takes the mix of lengths of --data.", show_default=False
+        ),
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads, by default all.", show_default=False)] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32 (by default), bfloat16 or float16.", show_default=False)
+    ] = None,
+    backend: Annotated[
+        str | None, typer.Option(help="eager (by default), compile, cuda_graphs or onnxruntime.", show_default=False)
+    ] = None,
+    energy: Annotated[
+        str | None, typer.Option(help="auto (by default), nvml, rapl or model.", show_default=False)
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Rows to score on: a file, a folder or a hub data set.", show_default=False)
+    ] = None,
+    config: Annotated[str | None, typer.Option(help="Configuration of a hub data set.", show_default=False)] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(help="Split of a folder or hub data set; a single file is taken whole.", show_default=False),
+    ] = None,
+    text: Annotated[
+        list[str] | None, typer.Option(help="Text column; twice for sentence pairs.", show_default=False)
+    ] = None,
+    label: Annotated[str | None, typer.Option(help="Label column.", show_default=False)] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B", help="Labels as in the data, by class; by default the checkpoint's.", show_default=False
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the card as one line of JSON.")] = False,
+) -> None:
+    """Measure any classifier: what the objectives say about one model outside a search."""
+    from search.analysis.card import as_values, render_card
+    from search.devices import resolve
+    from search.run import quieten
+
+    conditions = {"batch": batch, "tokens": tokens, "threads": threads, "dtype": dtype, "backend": backend}
+    columns = {"config": config, "text": text, "label": label, "labels": labels}
+    options: dict[str, Any] = {**conditions, "energy": energy, "data": data, "split": split, **columns}
+    given = {name: value for name, value in options.items() if value not in (None, [])}
+    if study is not None and given:
+        raise UserError(
+            f"--{next(iter(given))} is given with --study, which says that itself; leave out one of the two"
+        )
+    if study is None and held_out:
+        raise UserError("--held-out is given without --study, which alone has such a split; name one")
+    quieten()
+    (chosen,) = resolve(device)[:1]
+    from search.measure import measure_alone, measure_in_study
+    from search.process import Place
+
+    if study is not None:
+        place = Place(storage or default_storage(study), artifacts, chosen.name)
+        card = measure_in_study(checkpoint, study, place, held_out=held_out)
+    else:
+        card = measure_alone(checkpoint, device=chosen.name, **given)
+    if as_json:
+        print(json.dumps(as_values(card), allow_nan=False))
+    else:
+        make_console().print(render_card(card))
 
 
 @app.command()

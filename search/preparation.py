@@ -191,7 +191,7 @@ def prepare(
         artifacts.say(name, done, total)
         on_stage(name, done, total)
 
-    here = _machine(definition, device)
+    here = machine_of(definition, device)
     if machine not in (None, here):
         raise UserError(
             f"the study {definition.name!r} was measured on {machine}, and this is {here}; latencies of the two do not "
@@ -213,18 +213,12 @@ def prepare(
         else:
             made = _made(definition, artifacts, device, content, seconds, told)
     space = Space.of(definition.space, shape_of(made.teacher), definition.recovery)
-    energy, lengths = definition.energy, made.rows["selection"].lengths
-    known = built_in(
+    known = instruments(
+        definition,
         dense_encoder_parameters=encoder_parameters(Plan.dense(space.shape), space.shape),
-        conditions=_conditions(definition.latency, lengths),
+        lengths=made.rows["selection"].lengths,
         device=device,
         energy_source=source,
-        energy_window_s=energy.window_s,
-        energy_windows=energy.windows,
-        energy_idle_s=energy.idle_s,
-        picojoules_per_mac=energy.picojoules_per_mac,
-        picojoules_per_byte=energy.picojoules_per_byte,
-        latencies={name: _conditions(settings, lengths) for name, settings in definition.named_latencies.items()},
     )
     prepared = Prepared(
         definition=definition,
@@ -283,6 +277,41 @@ def _with_table(
     except MeasurementUnavailable as error:
         raise UserError(f"the table of what blocks cost cannot be measured: {error}") from None
     return replace(prepared, tables=made, content={**prepared.content, tables.KIND: digest(key)})
+
+
+def instruments(
+    definition: Definition,
+    *,
+    dense_encoder_parameters: int,
+    lengths: Tensor,
+    device: torch.device,
+    energy_source: str,
+) -> dict[str, Objective]:
+    """Everything that can be measured under a definition's conditions, without a dense model beside it.
+
+    Args:
+        definition: Conditions of latencies and energy.
+        dense_encoder_parameters: Parameters of the dense model's encoder, which shares are taken of.
+        lengths: Lengths of the rows of the selection split (rows,), which a mix is made of.
+        device: The device that the models are measured on.
+        energy_source: `nvml`, `rapl` or `model`.
+
+    Raises:
+        MeasurementUnavailable: If the energy source cannot be read, or a backend cannot be used.
+    """
+    energy = definition.energy
+    return built_in(
+        dense_encoder_parameters=dense_encoder_parameters,
+        conditions=_conditions(definition.latency, lengths),
+        device=device,
+        energy_source=energy_source,
+        energy_window_s=energy.window_s,
+        energy_windows=energy.windows,
+        energy_idle_s=energy.idle_s,
+        picojoules_per_mac=energy.picojoules_per_mac,
+        picojoules_per_byte=energy.picojoules_per_byte,
+        latencies={name: _conditions(settings, lengths) for name, settings in definition.named_latencies.items()},
+    )
 
 
 def referred(prepared: Prepared, reference_ms: Mapping[str, float]) -> Prepared:
@@ -460,7 +489,7 @@ def _fetched(
     )
 
 
-def _machine(definition: Definition, device: torch.device) -> str:
+def machine_of(definition: Definition, device: torch.device) -> str:
     """Device and threads that latencies are measured with: trials of one study compare only under the same."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)

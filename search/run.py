@@ -227,7 +227,7 @@ def _search(
     """
     url = options.storage or default_storage(name)
     limits = Limits(_until(options), options.energy_kwh)
-    _quiet()
+    quieten()
     if worker_name() is not None:
         _be_launched(url, options, limits, body)
     from search.devices import resolve
@@ -400,7 +400,7 @@ def work_on_cluster(
 
     start = time.perf_counter()
     console = make_console()
-    _quiet()
+    quieten()
     url = storages.absolute(options.storage or default_storage(name))
     folder = options.artifacts or f"runs/{name}/artifacts"
     artifacts = folder if folder.startswith("s3:") else str(Path(folder).absolute())
@@ -449,13 +449,13 @@ def join_from_cluster(
     Returns:
         Whether the search ended by itself; False if it was interrupted.
     """
-    _quiet()
+    quieten()
     place = process.Place(storage, artifacts, device, wait_s=process.PATIENCE_S)
     with Display(make_console()) as display:
         return process.join(study, place, Limits(until, energy_kwh), display)
 
 
-def _quiet() -> None:
+def quieten() -> None:
     """Keep libraries from printing between our lines; their warnings still reach a log that asks for them."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -465,7 +465,7 @@ def _quiet() -> None:
 
 def _dry_run(definition: Definition) -> None:
     """Print the resolved definition and the size of the space."""
-    _quiet()
+    quieten()
     from search.bert.checkpoint import read_shape
 
     shape = read_shape(definition.model, labels=len(definition.task.labels))

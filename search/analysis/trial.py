@@ -89,10 +89,10 @@ def _quantity_table(study: StudyRecord, record: Record) -> Table:
             continue
         table.add_row(
             Text(f"{name} *" if name in units else name),
-            Text(_exact(quantity(study, record, name))),
+            Text(exact(quantity(study, record, name))),
             Text(str(measured.get("unit") or units.get(name, ""))),
             Text(str(measured.get("source") or "")),
-            Text(_spread(measured)),
+            Text(spread(measured)),
         )
     table.add_row("metric kept", short(KEPT, quantity(study, record, KEPT)), "", "", "")
     table.caption = Text("* an objective of the study")
@@ -100,24 +100,42 @@ def _quantity_table(study: StudyRecord, record: Record) -> Table:
     return table
 
 
-def _exact(value: float | None) -> str:
-    """Whole numbers in full, others with six digits."""
+def exact(value: float | None) -> str:
+    """Write a value in full where it is a whole number, else with six digits.
+
+    Args:
+        value: The value; None where it was not measured.
+    """
     if value is None:
         return "not measured"
     return f"{value:,}" if isinstance(value, int) else f"{value:.6g}"
 
 
-def _spread(measured: Mapping[str, Any]) -> str:
-    """The quartiles and what the value rests on, as far as the measurement says."""
+def spread(measured: Mapping[str, Any]) -> str:
+    """How sure a value is and what it rests on, as far as the measurement says.
+
+    Args:
+        measured: What `objectives.Measurement.to_dict` wrote.
+
+    Returns:
+        Quartiles, interval, 95th percentile, throughput, net energy and ratio, those that there are.
+    """
     low, high, samples = measured.get("low"), measured.get("high"), measured.get("samples", 1)
     parts = [] if low is None or high is None else [f"quartiles {low:.4g} to {high:.4g}"]
     if (interval := measured.get("interval")) is not None:
         parts.append(f"95 % interval {interval[0]:.4g} to {interval[1]:.4g}")
     if samples > 1:
         parts.append(f"{samples:,} samples")
-    if (error := measured.get("details", {}).get("table_error")) is not None:
+    details = measured.get("details", {})
+    if (error := details.get("table_error")) is not None:
         parts.append(f"median error of the table {error:.1%}")
-    if (ratio := measured.get("details", {}).get("ratio")) is not None:
+    if (p95 := details.get("p95")) is not None:
+        parts.append(f"95th percentile {p95:.4g}")
+    if (throughput := details.get("throughput_per_s")) is not None:
+        parts.append(f"{throughput:.4g} sequences/s")
+    if (net := details.get("net")) is not None:
+        parts.append(f"{net:.4g} above idle ({details.get('idle_w', 0.0):.3g} W)")
+    if (ratio := details.get("ratio")) is not None:
         parts.append(f"{ratio:.3f} of the dense model beside it")
     return ", ".join(parts)
 

@@ -111,7 +111,7 @@ def save(model: PreTrainedModel, folder: str | Path) -> None:
         model: A dense or pruned classifier.
         folder: Where to; made if it is missing, files of the same names are replaced.
     """
-    with _quiet():
+    with quiet():
         model.save_pretrained(folder)
 
 
@@ -270,7 +270,7 @@ def _load(
     """Load the weights into the model that `config` describes; only `may_be_new` may be missing from the file."""
     _weight_shapes(folder)  # a file that is not readable is told here
     options: dict[str, Any] = {"attn_implementation": attention, "dtype": dtype, "use_safetensors": True}
-    with _quiet(), torch.random.fork_rng(devices=[]):
+    with quiet(), torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # of the CPU alone: torch.manual_seed reaches every device
         loaded: Any = family_of(config).model.from_pretrained(
             folder,
@@ -293,7 +293,7 @@ def _load(
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence transformers' progress bars and load reports: what matters in them is checked here."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]

@@ -97,10 +97,10 @@ def load_splits(data: str, task: Task, *, seed: int) -> Splits:
     unit = "whole sentences" if task.phrases else "rows"
     dice = dict(zip((*named, "train"), np.random.default_rng(seed).spawn(3), strict=True))
 
-    train = _load(data, task, task.train)
+    train = load_rows(data, task, task.train)
     keys = _keys(train)
     may_be_carved = _whole_sentences(keys) if task.phrases else set(keys)
-    splits = {role: _load(data, task, name) for role, name in named.items() if name is not None}
+    splits = {role: load_rows(data, task, name) for role, name in named.items() if name is not None}
     rest = _without(range(len(train)), keys, [key for split in splits.values() for key in _keys(split)], task.phrases)
     for role in [role for role, name in named.items() if name is None]:
         pool = [row for row in rest if keys[row] in may_be_carved]
@@ -134,7 +134,17 @@ def _check(task: Task) -> None:
         )
 
 
-def _load(data: str, task: Task, split: str) -> Rows:
+def load_rows(data: str, task: Task, split: str) -> Rows:
+    """Read the rows of one split as they stand in the data.
+
+    Args:
+        data: A file, a folder with one file per split, or the name of a data set on the hub.
+        task: Columns and labels.
+        split: Its name; a single file holds only `train`.
+
+    Raises:
+        UserError: If they cannot be read (`search.bert.reading.read_split`).
+    """
     frame = read_split(data, task, split)
     numbers = {label.strip(): number for number, label in enumerate(task.labels)}
     texts = zip(*(frame[name].tolist() for name in task.text), strict=True)
