@@ -14,6 +14,10 @@ Reference:
     Kaplan et al. 2020, "Scaling Laws for Neural Language Models", section 2.1, for the three passes of a training step.
 """
 
+import math
+from collections.abc import Mapping
+from typing import Any
+
 from search.definition import LATENCY
 from search.records import Record, StudyRecord
 
@@ -26,8 +30,8 @@ MODEL = "model"
 TRAINING = 3
 """Passes of a training step, in forward passes."""
 
-REFERENCE_EVERY = 3
-"""Observations of a model between two of the dense one, when latency is measured."""
+TURN_MS = 50.0
+"""Milliseconds that a turn of a model lasts at least, when it is timed beside the dense one (`objectives.pairs`)."""
 
 
 def trials_j(study: StudyRecord) -> dict[int, float]:
@@ -103,10 +107,22 @@ def _trial_mj(study: StudyRecord, record: Record, inference_mj: float, dense_mj:
     for name, settings in {LATENCY: definition.latency, **definition.named_latencies}.items():
         measured = record.quantities.get(name, {})
         sequences = settings.batch * _tokens(study, settings.tokens, base) / base
-        own += (settings.warmup + measured.get("samples", 0)) * sequences if measured else 0.0
-        if "reference" in measured.get("details", {}):
-            dense += measured.get("samples", 0) // REFERENCE_EVERY * sequences
+        mine, others = _batches(measured)
+        own += (settings.warmup + mine) * sequences if mine else 0.0
+        dense += others * sequences
     return float(own * inference_mj + dense * dense_mj)
+
+
+def _batches(latency: Mapping[str, Any]) -> tuple[float, float]:
+    """Batches of the model, and of the dense one, that were run to time it; none where a table answered."""
+    details = latency.get("details", {})
+    if not latency or "table_error" in details or str(latency.get("source", "")).startswith("table"):
+        return 0.0, 0.0
+    if "pairs" not in details:
+        return float(latency.get("samples", 0)), 0.0
+    turns = (math.ceil(TURN_MS / details[name]) if details[name] > 0 else 1 for name in ("absolute", "reference"))
+    mine, others = (details["pairs"] * max(1, turn) for turn in turns)
+    return mine, others
 
 
 def _tokens(study: StudyRecord, tokens: int | str, unknown: float) -> float:

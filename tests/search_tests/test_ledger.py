@@ -228,7 +228,8 @@ def test_no_point_that_saves_nothing_ever_pays(points: list[tuple[float, float, 
 
 def test_the_model_counts_passes() -> None:
     """2 mJ dense, 1 mJ cut, at 32 tokens; 1,000 training rows of 16 tokens and 200 of 8 to be scored."""
-    referred = {"value": 5.0, "unit": "ms", "source": "eager", "samples": 30, "details": {"reference": 9.0}}
+    referred: dict[str, Any] = {"value": 5.0, "unit": "ms", "source": "eager", "samples": 30, "details": {}}
+    referred["details"] = {"absolute": 20.0, "reference": 60.0, "pairs": 10.0}
     dense = record(0, 0.9, 2.0, 10.0, source="model", role="dense", seconds={"measure": 1.0, "score": 1.0})
     cut = record(1, 0.8, 1.0, 5.0, source="model", seconds={"recover": 7.0, "score": 1.0}, lasted_s=9.0)
     cut = replace(cut, quantities={**cut.quantities, "latency_ms": referred})
@@ -244,8 +245,9 @@ def test_the_model_counts_passes() -> None:
     found = {entry.name: entry.modelled_j for entry in book.entries}
     # The dense model: 200 rows scored at a quarter of the length, and 3 + 20 batches of 32 timed, 2 mJ each.
     assert found["0"] == pytest.approx((200 / 4 + 23 * 32) * 2e-3)
-    # The cut one: 100 steps of 16 rows of half the length, three passes each; 33 batches timed, 10 of the dense one.
-    assert found["1"] == pytest.approx((100 * 16 * 3 / 2 + 200 / 4 + 33 * 32) * 1e-3 + 10 * 32 * 2e-3)
+    # The cut one: 100 steps of 16 rows of half the length, three passes each; ten turns of 50 ms of it and of the dense
+    # one, which are three batches of 20 ms and one of 60 ms.
+    assert found["1"] == pytest.approx((100 * 16 * 3 / 2 + 200 / 4 + (3 + 30) * 32) * 1e-3 + 10 * 32 * 2e-3)
     assert found["2"] == pytest.approx(10.0 * (found["0"] + found["1"]) / (2.0 + 8.0))
     assert found["3"] == 0.0
     # 2 epochs of 1,000 rows of half the length, three passes; one pass for the logits.

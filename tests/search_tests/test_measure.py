@@ -340,7 +340,7 @@ def test_the_command_prints_the_card_and_one_line_of_json(
     assert 0 < values["ratio_to_dense"]["parameters"] < 1
     assert values["conditions"]["energy_source"] == "model"
     for given, part in (
-        ([*where, "--batch", "3"], "--batch is given with --study, which says it; leave one out"),
+        ([*where, "--batch", "3"], "--batch is given with --study, which says that itself; leave out one of the two"),
         (["--held-out"], "--held-out is given without --study"),
     ):
         wrong = command("measure", str(cut.folder), *given, folder=tmp_path)
