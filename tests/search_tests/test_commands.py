@@ -74,7 +74,10 @@ def test_front_as_table_csv_and_json(finished: Path, tmp_path: Path) -> None:
     assert "dense" in table.stdout
     as_json = json.loads(command("front", "case", "--json", folder=finished).stdout)
     assert 0 < as_json["hypervolume"] < 1
+    assert as_json["hypervolume_interval"] is None  # a formula has no noise
     for point in as_json["points"]:
+        assert point["nondominated_probability"] == 1.0
+        assert point["like_cheaper"] is None
         assert {"trial", "accuracy", "encoder_share", "parameters", "latency_ms", "energy_mj"} <= set(point)
     assert command("front", "case", "--csv", str(tmp_path / "front.csv"), folder=finished).returncode == 0
     lines = (tmp_path / "front.csv").read_text().splitlines()

@@ -21,7 +21,9 @@ from study_cases import NASTY, OBJECTIVES, synthetic
 from search.analysis.front import front
 from search.analysis.pick import pick
 from search.analysis.report import render_report
+from search.analysis.standing import standings
 from search.analysis.table import frame, front_frame, points
+from search.analysis.volume_interval import final_interval
 from search.errors import UserError
 from search.plan import Shape
 from search.records import ObjectiveInfo, Record
@@ -101,6 +103,19 @@ def test_what_the_report_says():
     assert {"layers-heads", "layers-neurons", "plot-hypervolume", "plot-importance", "plot-time"} <= set(figures)
     ids = {attributes.get("id") for _, attributes in page.elements}
     assert set(figures) <= ids
+
+
+def test_the_report_says_how_sure_each_point_of_the_front_is():
+    study = synthetic(40)
+    page = check(study)
+    found = standings(study)
+    expected = {str(trial): [round(each.probability, 3), each.like] for trial, each in found.items()}
+    assert page.data["sure"] == expected
+    like = sum(each.like is not None for each in found.values())
+    assert f"{like} of {len(found)} cannot be told from a cheaper point" in page.text
+    assert "No trial kept its answers sentence by sentence" in page.text
+    low, high = final_interval(study)
+    assert f"95 % interval {low:.4f} to {high:.4f}" in page.text
 
 
 def test_the_pictures_mark_the_dense_model_the_ladder_the_front_and_the_noise():

@@ -13,6 +13,7 @@ from study_cases import NASTY, OBJECTIVES, synthetic
 
 from search.analysis.front import front
 from search.analysis.report import render_report
+from search.analysis.standing import standings
 from search.records import ObjectiveInfo, StudyRecord
 
 STUDY = synthetic(200)
@@ -92,6 +93,7 @@ def test_hover_gives_the_plan_and_a_click_the_layers(open_report: Callable[..., 
     shown = panel.locator(".share span").all_text_contents()
     plan = [f"{h} of 12" for h in record.plan.heads], [f"{n} of 1536" for n in record.plan.neurons]
     assert shown == [text for pair in zip(*plan, strict=True) for text in pair]
+    assert f"on the front with probability {standings(STUDY)[trial].probability:.2f}" in panel.text_content()
     assert page.evaluate("document.getElementById('scatter-3').data.at(-1).x.length") == 1  # ringed in every plot
     page.keyboard.press("Escape")
     assert not panel.is_visible()
