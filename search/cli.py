@@ -382,6 +382,7 @@ def run(
 def dashboard(
     study: Study,
     storage: Storage = None,
+    artifacts: ArtifactsOf = None,
     host: Annotated[str, typer.Option(help="Address to listen on; optuna-dashboard has no login.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8080,
 ) -> None:
@@ -389,7 +390,7 @@ def dashboard(
     from search.engine.dashboard import serve
 
     _read(study, storage)
-    serve(storage or default_storage(study), study, host=host, port=port)
+    serve(storage or default_storage(study), study, host=host, port=port, artifacts=artifacts)
 
 
 @app.command()

@@ -252,7 +252,9 @@ def _search(
         status = _launch(definition, url, limits, devices, command, console)
         if status == EXIT_USER_ERROR:
             raise SystemExit(status)
-    result = studies.read(studies.get(storages.open_storage(url, create=False), name))
+    found = studies.get(storages.open_storage(url, create=False), name)
+    result = studies.read(found)
+    _publish(found, url, options, console)
     _close(console, result, url=url, given=options.storage, again=again, seconds=time.perf_counter() - start)
     if status:
         raise SystemExit(status)
@@ -424,7 +426,9 @@ def work_on_cluster(
         note=lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True),
         hours=options.hours,
     )
-    result = studies.read(studies.get(storages.open_storage(url, create=False), name))
+    found = studies.get(storages.open_storage(url, create=False), name)
+    result = studies.read(found)
+    _publish(found, url, options, console)
     each = ("--gpus-per-worker", f"{gpus_per_worker:g}", "--cpus-per-worker", f"{cpus_per_worker:g}")
     again = _work_again(name, options, "--cluster", address, "--workers", str(workers), *each)
     _close(console, result, url=url, given=options.storage, again=again, seconds=time.perf_counter() - start)
@@ -476,6 +480,22 @@ def _dry_run(definition: Definition) -> None:
         f"({space.shape.layers} layers of {space.shape.heads} heads and {space.shape.neurons} neurons in blocks of "
         f"{space.neuron_block}); nothing was trained"
     )
+
+
+def _publish(study: Any, url: str, options: Options, console: Console) -> None:
+    """Bring what the dashboard shows of the study up to date; a search is no worse for it where that fails."""
+    from search.engine.publishing import publish
+
+    try:
+        publish(study, url=url, artifacts=options.artifacts)
+    except Exception as error:
+        console.print(
+            f"note and pictures of the dashboard were not written ({type(error).__name__}: {error}); "
+            "paretobert dashboard will",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def _close(console: Console, result: "StudyRecord", *, url: str, given: str | None, again: str, seconds: float) -> None:

@@ -42,7 +42,7 @@ def render_report(study: StudyRecord, *, written: date | None = None, grid: floa
         A whole HTML document. Nothing in it comes from elsewhere; names and messages of the study are escaped.
     """
     moves = dimension_importance(study)
-    drawn = _figures(study, moves)
+    drawn = pictures(study, moves)
     script, plotly_js = _inline(_asset("page.js")), _inline(_plotly_js())
     return Template(_asset("page.html")).substitute(
         policy=_policy(script, plotly_js),
@@ -69,8 +69,13 @@ def render_report(study: StudyRecord, *, written: date | None = None, grid: floa
     )
 
 
-def _figures(study: StudyRecord, moves: Sequence[Importance]) -> dict[str, go.Figure]:
-    """The pictures by the name of their place in the page; those that would be empty are left out."""
+def pictures(study: StudyRecord, moves: Sequence[Importance]) -> dict[str, go.Figure]:
+    """The pictures of a study by the name of their place in the page; those that would be empty are left out.
+
+    Args:
+        study: The study. It is not changed.
+        moves: What `dimensions.dimension_importance` gave.
+    """
     members = figures.groups(study)
     drawn = {}
     for number, (x, y) in enumerate(figures.pairs(study)):

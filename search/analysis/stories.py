@@ -51,10 +51,15 @@ class Card:
 
 def lead(study: StudyRecord, written: date) -> str:
     """One line: how far the study is, and when this was written."""
+    return f"{progress(study)}, written on {written.isoformat()}"
+
+
+def progress(study: StudyRecord) -> str:
+    """How far the study is, in a few words."""
     states = Counter(record.state for record in study.records)
     rest = ", ".join(f"{states[state]} {state}" for state in ("failed", "running", "waiting") if states[state])
     complete = f"{states['complete']:,} of {study.definition.engine.trials:,} trials complete"
-    return f"{complete}{f' ({rest})' if rest else ''}, written on {written.isoformat()}"
+    return f"{complete}{f' ({rest})' if rest else ''}"
 
 
 def cards(study: StudyRecord) -> list[Card]:
