@@ -3,7 +3,6 @@
 They are kept in the study, where every worker reads past them: of very many trials fewer are drawn than in the report.
 """
 
-
 import plotly.graph_objects as go
 
 from search.analysis.dimensions import dimension_importance

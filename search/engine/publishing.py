@@ -1,10 +1,10 @@
 """Writing into a study what optuna-dashboard shows of it beside the trials: its note and its pictures.
 
     end of `paretobert work`, of a script, of a confirmation ─┐
-    `paretobert dashboard`, when it opens and each minute ────┴─► rendered ──► different from what stands there? ──► written
+    `paretobert dashboard`, when it opens and each minute ────┴─► rendered ──► other than what stands there? ──► written
 
-Nothing here belongs to the search: workers never wait for it, and who calls it goes on when it fails. Each picture is one
-row: Optuna-dashboard's own function cuts it into pieces of 2 kB, each in a transaction of its own, and of two
+Nothing here belongs to the search: workers never wait for it, and who calls it goes on when it fails. Each picture is
+one row: optuna-dashboard's own function cuts it into pieces of 2 kB, each in a transaction of its own, and of two
 processes that write at once a page would get a mixture that it cannot read.
 """
 
