@@ -294,6 +294,54 @@ def importance(
 
 
 @app.command()
+def confirm(
+    study: Study,
+    trials: Annotated[
+        list[int] | None, typer.Argument(help="Numbers of the trials; by default the whole front.", show_default=False)
+    ] = None,
+    storage: Storage = None,
+    artifacts: ArtifactsOf = None,
+    device: Annotated[
+        str, typer.Option(help="cpu, cuda:0 or mps: of the kind that the study was measured on.")
+    ] = "cpu",
+    points: Annotated[
+        int | None,
+        typer.Option(min=1, help="This many points of the front, spread over its sizes.", show_default=False),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each point.")] = 3,
+    epochs: Annotated[
+        float | None,
+        typer.Option(
+            help="Passes over the training rows; by default as many as the dense model had.", show_default=False
+        ),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps instead of epochs.", show_default=False)] = None,
+) -> None:
+    """Train points of the front again, in full, and score them on rows that the search never saw."""
+    from search.run import confirm as confirm_at
+
+    if trials and points is not None:
+        raise UserError(
+            f"both trials ({', '.join(map(str, trials))}) and --points {points} are given; give one of them"
+        )
+    if epochs is not None and steps is not None:
+        raise UserError(f"both --epochs {epochs:g} and --steps {steps} are given; give one of them")
+    if epochs is not None and not epochs > 0:
+        raise UserError(f"--epochs is {epochs:g}; give a number above 0")
+    confirm_at(
+        study,
+        storage=storage,
+        artifacts=artifacts,
+        device=device,
+        trials=trials or (),
+        points=points,
+        seeds=seeds,
+        epochs=epochs,
+        steps=steps,
+    )
+
+
+@app.command()
 def work(
     study: Study,
     storage: Storage = None,

@@ -117,7 +117,7 @@ def _evaluate(
     alone = prepared.turns.measuring(lambda: on_stage("wait to measure", 0, 1))
     with alone, timed(seconds, "measure"):
         for name, objective in prepared.objectives.items():
-            if not objective.needs_scores and _is_wanted(name, prepared):
+            if not objective.needs_scores and is_wanted(name, prepared):
                 quantities[name] = objective.measure(Subject(model)).to_dict()
     violations = _violations(definition.bounds, quantities)
     goes_on = all(excess <= 0 for excess in violations.values()) and plan != Plan.dense(prepared.shape)
@@ -139,7 +139,7 @@ def _evaluate(
     scored = Subject(model, logits=logits, labels=prepared.selection.labels)
     quantities |= {name: metric.to_dict() for name, metric in all_metrics(logits, prepared.selection.labels).items()}
     for name, objective in prepared.objectives.items():
-        if objective.needs_scores and name not in quantities and _is_wanted(name, prepared):
+        if objective.needs_scores and name not in quantities and is_wanted(name, prepared):
             quantities[name] = objective.measure(scored).to_dict()
     unmeasured = [name for name in definition.bounds if name not in quantities]
     if unmeasured:
@@ -148,7 +148,7 @@ def _evaluate(
         quantities=quantities,
         violations=_violations(definition.bounds, quantities),
         seconds=seconds,
-        conditions=_conditions(prepared),
+        conditions=conditions_of(prepared),
         cut_from=cut_from,
         weights=_kept(prepared, model, plan) if goes_on and recovery.start == "nearest" else None,
         answers=_answers(prepared, logits),
@@ -277,7 +277,8 @@ ALWAYS = ("parameters", "encoder_parameters", "encoder_share", "macs", "latency_
 """Measured in every trial, objective or not: they are exact or cheap."""
 
 
-def _is_wanted(name: str, prepared: Prepared) -> bool:
+def is_wanted(name: str, prepared: Prepared) -> bool:
+    """Whether a study measures a quantity in every trial."""
     asked = (*prepared.definition.objective_names, *prepared.definition.bounds)
     return name in asked or name in ALWAYS or name in prepared.definition.named_latencies
 
@@ -294,7 +295,8 @@ def _violations(constraints: Mapping[str, Bound], quantities: Mapping[str, Mappi
     return excess
 
 
-def _conditions(prepared: Prepared) -> dict[str, Any]:
+def conditions_of(prepared: Prepared) -> dict[str, Any]:
+    """What a measurement rests on: device, threads, versions, source of the energy figure."""
     device = prepared.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     return {

@@ -623,6 +623,26 @@ def _load_rows(folder: Path) -> dict[str, Encoded]:
     return {name: Encoded.from_tensors(load_file(folder / f"{name}.safetensors")) for name in SEARCHED}
 
 
+def held_out_rows(prepared: Prepared, artifacts: Artifacts) -> Encoded:
+    """The split that a search never sees. Only who asks for it on purpose reads it: a confirmation, a measurement.
+
+    Args:
+        prepared: What is the same for all trials.
+        artifacts: Where it is kept.
+
+    Raises:
+        UserError: If the artifacts do not hold it.
+    """
+    hash_ = wanted(prepared.definition, prepared.content)["tokens"]
+    folder = artifacts.found("tokens", hash_)
+    if folder is None:
+        raise UserError(
+            f"the artifact tokens-{hash_[:20]} is not in '{artifacts.folder}'; name with --artifacts where the study "
+            "was prepared"
+        )
+    return Encoded.from_tensors(load_file(folder / "held_out.safetensors"))
+
+
 def _load_reduction(folder: Path) -> Reduction | None:
     """What is kept of the vocabulary; None where all of it is."""
     return Reduction.read(folder) if (folder / VOCABULARY).exists() else None

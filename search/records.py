@@ -147,6 +147,36 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Confirmation:
+    """What a trial's plan is worth when it is trained again, with the full budget, and scored on rows never seen.
+
+    Attributes:
+        trial: Number of the trial.
+        quantities: Everything measured, by name: `value` (metrics: mean of the trainings, on the held-out split; else
+            their median), `each` (one value per training), `unit`, and where it is known `low` and `high` (95 %).
+        selection: Means of the same models' metrics on the selection split, by name.
+        seeds: Seeds of the trainings that are done; empty for the dense model, which is the teacher itself.
+        asked: How many trainings were asked for.
+        recovery: How they were trained; empty for the dense model.
+        rows: Rows of the held-out split.
+        beats: Other confirmed trials whose task metric on these rows is clearly (95 %) below this one's.
+        conditions: Device, threads, versions and the source of the energy figure.
+        seconds: What the trainings took, with their measurements.
+    """
+
+    trial: int
+    quantities: dict[str, dict[str, Any]]
+    selection: dict[str, float] = field(default_factory=dict)
+    seeds: tuple[int, ...] = ()
+    asked: int = 0
+    recovery: dict[str, Any] = field(default_factory=dict)
+    rows: int = 0
+    beats: tuple[int, ...] = ()
+    conditions: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
 class StudyRecord:
     """One study as plain data.
 
@@ -159,6 +189,7 @@ class StudyRecord:
         preparation: Seconds that each artifact took when it was really made, by kind; empty where that is not known.
         preparation_j: Joules that each took, and the counter that says so, by kind; those without one are missing.
         rows: Rows and mean tokens of the splits that a search reads, by split; empty where that is not known.
+        confirmations: What became of the trials that were confirmed, by number.
     """
 
     name: str
@@ -169,6 +200,7 @@ class StudyRecord:
     preparation: dict[str, float] = field(default_factory=dict)
     preparation_j: dict[str, tuple[float, str]] = field(default_factory=dict)
     rows: dict[str, tuple[int, float]] = field(default_factory=dict)
+    confirmations: tuple[Confirmation, ...] = ()
 
     @property
     def complete(self) -> tuple[Record, ...]:

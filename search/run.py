@@ -459,6 +459,50 @@ def join_from_cluster(
         return process.join(study, place, Limits(until, energy_kwh), display)
 
 
+def confirm(
+    name: str,
+    *,
+    storage: str | None,
+    artifacts: str | None,
+    device: str,
+    trials: Sequence[int],
+    points: int | None,
+    seeds: int,
+    epochs: float | None,
+    steps: int | None,
+) -> None:
+    """Confirm points of a study and print what came of it, searched beside confirmed.
+
+    Args:
+        name: Name of the study.
+        storage: URL of its database; None takes the default.
+        artifacts: Where its artifacts are; None takes the default.
+        device: Torch's name of the device.
+        trials: Numbers of the trials; empty takes the front.
+        points: How many points of the front; None takes all.
+        seeds: Trainings of each.
+        epochs: Passes over the training rows; None takes those of the dense model.
+        steps: Optimizer steps instead.
+
+    Raises:
+        UserError: If something that was given cannot be used.
+    """
+    from search.analysis.confirmed import render_confirmations
+    from search.confirming import Wanted
+    from search.confirming import confirm as confirm_points
+    from search.engine import storage as storages
+    from search.engine import study as studies
+
+    quieten()
+    console, url = make_console(), storage or default_storage(name)
+    wanted = Wanted(tuple(trials), points, seeds, epochs, steps)
+    with Display(console) as display:
+        result = confirm_points(name, process.Place(url, artifacts, device), wanted, display)
+    console.print(render_confirmations(result, result.confirmations))
+    options = Options.model_construct(artifacts=artifacts)
+    _publish(studies.get(storages.open_storage(url, create=False), name), url, options, console)
+
+
 def quieten() -> None:
     """Keep libraries from printing between our lines; their warnings still reach a log that asks for them."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

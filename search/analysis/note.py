@@ -8,6 +8,7 @@ import re
 import shlex
 
 from search.analysis import stories
+from search.analysis.confirmed import sentences
 from search.analysis.front import front
 from search.records import StudyRecord
 
@@ -35,9 +36,11 @@ def render_note(study: StudyRecord, *, storage: str, artifacts: str | None = Non
         f"paretobert work {name}{where}{kept}   # resume, or join from another machine",
         f"paretobert report {name}{where} --out report.html",
         f"paretobert pick {name}{where} --knee",
+        f"paretobert confirm {name}{where}{kept} --points 3",
         f"paretobert show {name}{where} {_example(study)}",
     ]
     facts = [*stories.about(study)[:4], ("Progress", stories.progress(study)), ("Front", _front(study))]
+    facts += [("Confirmed", sentence) for sentence in sentences(study)[1:]]
     listed = "\n".join(f"- **{escaped(title)}**: {escaped(text)}" for title, text in facts)
     return f"## {escaped(study.name)}\n\n{listed}\n- **Database**: {escaped(storage)}\n\n{_fenced(commands)}\n\n{END}\n"
 

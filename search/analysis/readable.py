@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from search.analysis import stories
+from search.analysis.confirmed import one_line
 from search.analysis.quantities import KEPT, quantity
 from search.records import Record, StudyRecord
 
@@ -64,6 +65,11 @@ def study_attributes(study: StudyRecord) -> dict[str, str]:
         **dict(stories.conditions(study)),
         "Whole definition": study.definition.to_json(),
     }
+
+
+def confirmed_attributes(study: StudyRecord) -> dict[str, str]:
+    """What became of the trials that were confirmed, by name; needs all trials of the study."""
+    return {f"Confirmed trial {each.trial}": one_line(study, each) for each in study.confirmations}
 
 
 def _spread(measured: Mapping[str, Any]) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from search.analysis import figures, ledger, ledger_view, stories
+from search.analysis import confirmed, figures, ledger, ledger_view, stories
 from search.analysis.dimensions import Importance, dimension_importance
 from search.analysis.figures import KINDS
 from search.analysis.front import front, is_candidate, listed_once
@@ -54,6 +54,7 @@ def render_report(study: StudyRecord, *, written: date | None = None, grid: floa
         about=_pairs(stories.about(study)),
         front_note=escape(stories.front_note(study)),
         scatters=_places(drawn, "scatter"),
+        confirmed=_confirmed(study),
         layers_note=escape(stories.layers_note(study)),
         layers=_places(drawn, "layers"),
         course=_section(drawn, "plot-hypervolume", stories.hypervolume_note(study)),
@@ -180,6 +181,15 @@ def _cells(title: str, headers: Sequence[str], rows: Sequence[Sequence[str]]) ->
     return f'{heading}<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
+def _confirmed(study: StudyRecord) -> str:
+    """What the confirmations say, and their table; nothing where there are none."""
+    if not study.confirmations:
+        return ""
+    said = "".join(f'<p class="note">{escape(sentence)}</p>' for sentence in confirmed.sentences(study))
+    table = _table("", confirmed.HEADERS, confirmed.rows(study, study.confirmations))
+    return f'<section id="confirmed"><h2>Searched and confirmed</h2>{said}{table}</section>'
+
+
 def _failures(study: StudyRecord) -> str:
     """Tables of why trials failed and which constraints were broken, and one sentence where none did."""
     tables = [
@@ -189,7 +199,7 @@ def _failures(study: StudyRecord) -> str:
     return "".join(tables) or "<p>No trial failed, and every trial kept the constraints.</p>"
 
 
-def _table(title: str, headers: tuple[str, ...], rows: list[tuple[str, int, str]]) -> str:
+def _table(title: str, headers: tuple[str, ...], rows: Sequence[tuple[object, ...]]) -> str:
     if not rows:
         return ""
     head = "".join(f'<th scope="col" class="words">{escape(header)}</th>' for header in headers)

@@ -13,6 +13,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from search.analysis.confirmed import render_confirmed
 from search.analysis.ledger_view import trial_lines
 from search.analysis.quantities import KEPT, quantity, short
 from search.records import Record, StudyRecord
@@ -58,6 +59,11 @@ def render_trial(study: StudyRecord, record: Record) -> RenderableType:
         tables.append(_quantity_table(study, record))
     if record.state == "complete" or record.violations:
         tables.append(_constraint_lines(record))
+    tables += [
+        Group(Text("confirmed", style="bold"), render_confirmed(study, confirmation))
+        for confirmation in study.confirmations
+        if confirmation.trial in (record.trial, record.answered_from)
+    ]
     if record.seconds:
         tables.append(_pairs("stage", "seconds", {stage: f"{spent:.3f}" for stage, spent in record.seconds.items()}))
     if record.conditions:

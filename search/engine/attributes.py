@@ -25,6 +25,9 @@ ROWS = "rows"
 """Rows and mean tokens of the splits that a search reads, by split; not there in studies of earlier versions."""
 MASS = "importance kept"
 """Importance that each dimension keeps with 0, 1, ... units, as a share of all heads' or all neurons'."""
+CONFIRMED = "confirmed trial "
+"""Followed by the number of a trial: what became of it when it was trained again and scored on rows never seen. It
+stands in the study, because Optuna lets nothing be added to a trial that has ended."""
 UNFINISHED = "unfinished copy"
 """Whether the study is being copied from elsewhere; the next copy begins anew where it finds this."""
 

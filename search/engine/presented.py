@@ -102,6 +102,8 @@ class _Presented:
         self._downloads = downloads
         self._trials: dict[int, tuple[FrozenTrial, bool, FrozenTrial]] = {}
         """Finished trials by their number in the database: as stored, whether the dense one was known, as presented."""
+        self._confirmations: dict[int, tuple[dict[str, Any], dict[str, str]]] = {}
+        """By number of the study: its confirmations as stored, and as presented."""
         self._about: dict[int, tuple[float, StudyRecord | None]] = {}
         """By number of the study: when it was read, and what it says about itself; None where it is not ours."""
 
@@ -130,9 +132,20 @@ class _Presented:
         from search.analysis.readable import study_attributes
 
         shown = copy.copy(stored)
-        shown.user_attrs = study_attributes(about)
+        shown.user_attrs = {**study_attributes(about), **self._confirmed(stored)}
         shown.system_attrs = {**stored.system_attrs, **self._files(stored._study_id)}
         return shown
+
+    def _confirmed(self, stored: FrozenStudy) -> dict[str, str]:
+        """What confirmations came to, by attribute; read anew when there is another one."""
+        present = {name: value for name, value in stored.user_attrs.items() if name.startswith(attributes.CONFIRMED)}
+        known = self._confirmations.get(stored._study_id)
+        if known is None or known[0] != present:
+            from search.analysis.readable import confirmed_attributes
+
+            lines = confirmed_attributes(studies.read(self._opened(stored._study_id))) if present else {}
+            known = self._confirmations[stored._study_id] = (present, lines)
+        return known[1]
 
     def _trial(self, about: StudyRecord, stored: FrozenTrial) -> FrozenTrial:
         has_dense, known = about.dense is not None, self._trials.get(stored._trial_id)

@@ -7,7 +7,7 @@ that every command works from the storage and the study's name alone.
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, cast
 
 import optuna
@@ -24,7 +24,7 @@ from search.engine.retry import ATTEMPTS
 from search.engine.sampler import population_size
 from search.errors import UserError, unknown_name
 from search.plan import Plan, Shape
-from search.records import LOST, ObjectiveInfo, Overview, Record, State, StudyRecord
+from search.records import LOST, Confirmation, ObjectiveInfo, Overview, Record, State, StudyRecord
 from search.space import Space
 
 STATES: dict[TrialState, State] = {
@@ -281,6 +281,7 @@ def read(study: Study) -> StudyRecord:
         preparation=study.user_attrs.get(attributes.PREPARATION, {}),
         preparation_j={kind: (j, by) for kind, (j, by) in study.user_attrs.get(attributes.PREPARATION_J, {}).items()},
         rows={split: (count, mean) for split, (count, mean) in study.user_attrs.get(attributes.ROWS, {}).items()},
+        confirmations=_confirmations(study.user_attrs),
     )
 
 
@@ -290,6 +291,27 @@ def plan_of(trial: FrozenTrial) -> Plan | None:
     if attributes.HEADS not in attrs or attributes.NEURONS not in attrs:
         return None
     return Plan(tuple(attrs[attributes.HEADS]), tuple(attrs[attributes.NEURONS]), attrs.get(attributes.RANK))
+
+
+def keep_confirmation(study: Study, confirmation: Confirmation) -> None:
+    """Store what became of a trial that was confirmed, in place of an earlier confirmation of it.
+
+    Args:
+        study: The study.
+        confirmation: It is one row: who reads meanwhile sees the earlier one or this one.
+    """
+    study.set_user_attr(f"{attributes.CONFIRMED}{confirmation.trial}", asdict(confirmation))
+
+
+def _confirmations(attrs: Mapping[str, Any]) -> tuple[Confirmation, ...]:
+    """By number of the trial; fields that another version wrote are passed over."""
+    known = {each.name for each in fields(Confirmation)}
+    stored = [value for name, value in attrs.items() if name.startswith(attributes.CONFIRMED)]
+    found = []
+    for value in stored:
+        values = {name: each for name, each in value.items() if name in known}
+        found.append(Confirmation(**{**values, "seeds": tuple(values["seeds"]), "beats": tuple(values["beats"])}))
+    return tuple(sorted(found, key=lambda each: each.trial))
 
 
 def record(trial: FrozenTrial, objective_names: list[str]) -> Record:

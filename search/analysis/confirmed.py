@@ -1,0 +1,297 @@
+"""Searched against confirmed: how far was the search too optimistic, and does its order of the points hold?
+
+    searched    on the selection split, after the brief recovery: the best of many, so it looks better than it is
+    retrained   on the selection split, after the full budget, with other seeds
+    confirmed   on the held-out split, the same models: what to expect
+
+Text is plain; who shows it escapes it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from search.analysis.noise import interval
+from search.analysis.pick import not_dominated
+from search.analysis.quantities import COUNTS, quantity, short
+from search.definition import METRICS
+from search.records import Confirmation, Record, StudyRecord
+
+HEADERS = ("trial", "quantity", "searched", "retrained", "confirmed", "95 % interval", "verdict")
+"""Of the rows of `rows`."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One quantity of one trial, searched against confirmed.
+
+    Attributes:
+        searched: As the search measured it; None where it did not.
+        retrained: Mean of the retrained models on the selection split; None but for metrics.
+        confirmed: As it was confirmed.
+        low: Low end of the 95 % interval of that; None where there is none.
+        high: High end.
+        verdict: What that says, in a few words.
+    """
+
+    searched: float | None
+    retrained: float | None
+    confirmed: float
+    low: float | None
+    high: float | None
+    verdict: str
+
+
+def compare(study: StudyRecord, confirmation: Confirmation, name: str) -> Compared | None:
+    """Put a quantity as it was searched beside what it turned out to be.
+
+    Args:
+        study: The study.
+        confirmation: One of its confirmations.
+        name: Name of the quantity.
+
+    Returns:
+        None where the confirmation did not measure it.
+    """
+    again = confirmation.quantities.get(name)
+    if again is None:
+        return None
+    record = study.records[confirmation.trial]
+    searched, value = quantity(study, record, name), float(again["value"])
+    low, high = again.get("low"), again.get("high")
+    retrained = confirmation.selection.get(name) if name in METRICS else None
+    verdict = _verdict(study, record, name, searched, value, low, high)
+    return Compared(searched, retrained, value, low, high, verdict)
+
+
+def rows(study: StudyRecord, confirmations: Sequence[Confirmation]) -> list[tuple[str, ...]]:
+    """Rows of a table under `HEADERS`: the study's objectives, trial by trial.
+
+    Args:
+        study: The study.
+        confirmations: Some of its confirmations, in the order in which they are listed.
+    """
+    found = []
+    for confirmation in confirmations:
+        names = [objective.name for objective in study.objectives if objective.name in confirmation.quantities]
+        for number, name in enumerate(names):
+            compared = compare(study, confirmation, name)
+            assert compared is not None
+            found.append(
+                (
+                    _label(study, confirmation) if number == 0 else "",
+                    name,
+                    short(name, compared.searched),
+                    short(name, compared.retrained) if compared.retrained is not None else "",
+                    short(name, compared.confirmed),
+                    ""
+                    if compared.low is None or compared.high is None
+                    else f"{short(name, compared.low)} to {short(name, compared.high)}",
+                    compared.verdict,
+                )
+            )
+    return found
+
+
+def sentences(study: StudyRecord) -> list[str]:
+    """What the confirmations of a study say, in words: optimism first, then the order, then the front."""
+    if not study.confirmations:
+        return []
+    metric = study.definition.task.metric
+    chosen = [each for each in study.confirmations if not _is_dense(study, each)]
+    said = [_how(chosen or study.confirmations)]
+    pairs = [(compare(study, each, metric), each) for each in chosen]
+    known = [(compared, each) for compared, each in pairs if compared and compared.searched is not None]
+    if known:
+        searched = _mean([compared.searched for compared, _ in known])
+        confirmed = _mean([compared.confirmed for compared, _ in known])
+        said.append(
+            f"In the search, {_these(known)} had {metric} {searched:.4f}{_on_average(known)}; confirmed, "
+            f"{confirmed:.4f} ({confirmed - searched:+.4f}).{_of_dense(study)}"
+        )
+        said.append(_optimism(metric, [each.trial for compared, each in known if compared.verdict == OPTIMISTIC]))
+    if len(chosen) > 1:
+        said += [_order(study, chosen), _front(study)]
+    return [sentence for sentence in said if sentence]
+
+
+def one_line(study: StudyRecord, confirmation: Confirmation) -> str:
+    """The task's metric of one confirmation, for an attribute or a list."""
+    metric = study.definition.task.metric
+    compared = compare(study, confirmation, metric)
+    if compared is None:
+        return "not measured"
+    between = "" if compared.low is None else f" ({short(metric, compared.low)} to {short(metric, compared.high)})"
+    trained = "" if _is_dense(study, confirmation) else f", {_trainings(confirmation)}"
+    return (
+        f"{metric} {short(metric, compared.confirmed)}{between} on {confirmation.rows:,} held-out rows{trained}; "
+        f"searched {short(metric, compared.searched)}: {compared.verdict}"
+    )
+
+
+def render_confirmations(study: StudyRecord, confirmations: Sequence[Confirmation]) -> RenderableType:
+    """The table and the sentences for a terminal, without markup."""
+    return Group(_table(study, confirmations), *(Text(sentence) for sentence in sentences(study)))
+
+
+def render_confirmed(study: StudyRecord, confirmation: Confirmation) -> RenderableType:
+    """One confirmation for a terminal: its table, and how it was trained."""
+    how = "" if _is_dense(study, confirmation) else f"; {_trainings(confirmation)}"
+    steps = confirmation.recovery.get("steps")
+    trained = "" if steps is None else f" of {steps} steps"
+    return Group(_table(study, [confirmation]), Text(f"on {confirmation.rows:,} held-out rows{how}{trained}"))
+
+
+def _table(study: StudyRecord, confirmations: Sequence[Confirmation]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for header in HEADERS:
+        table.add_column(header, justify="left" if header in ("trial", "quantity", "verdict") else "right")
+    for row in rows(study, confirmations):
+        table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+OPTIMISTIC = "the search was too optimistic"
+"""Verdict on a metric whose searched value lies above all that the confirmation leaves open."""
+
+
+def _verdict(
+    study: StudyRecord,
+    record: Record,
+    name: str,
+    searched: float | None,
+    value: float,
+    low: float | None,
+    high: float | None,
+) -> str:
+    if searched is None:
+        return "not measured in the search"
+    if name in COUNTS or low is None or high is None:
+        return "the same" if value == searched else f"{value - searched:+.4g}"
+    if name in METRICS:
+        return OPTIMISTIC if searched > high else "better than searched" if searched < low else "holds"
+    around = interval(record, name) or (searched, searched)
+    if low <= around[1] and high >= around[0]:
+        return "holds"
+    rises = low > around[1]
+    less = {objective.name: objective.direction for objective in study.objectives}.get(name, "minimize") == "minimize"
+    return f"{'worse' if rises == less else 'better'} than searched ({value / searched:.2f} times)" if searched else ""
+
+
+def _is_dense(study: StudyRecord, confirmation: Confirmation) -> bool:
+    return study.dense is not None and confirmation.trial == study.dense.trial
+
+
+def _label(study: StudyRecord, confirmation: Confirmation) -> str:
+    return f"{confirmation.trial} dense" if _is_dense(study, confirmation) else str(confirmation.trial)
+
+
+def _trainings(confirmation: Confirmation) -> str:
+    done, asked = len(confirmation.seeds), confirmation.asked
+    of = "" if done == asked else f" of {asked}"
+    return f"{done}{of} training{'' if done == 1 and not of else 's'}"
+
+
+def _how(confirmations: Sequence[Confirmation]) -> str:
+    """What was done, and what is missing."""
+    first = confirmations[0]
+    steps = sorted({each.recovery["steps"] for each in confirmations if "steps" in each.recovery})
+    trained = f"each plan was trained anew for {' or '.join(map(str, steps))} steps, and " if steps else ""
+    text = (
+        f"Confirmed on {first.rows:,} held-out rows, which the search never saw: {trained}the interval (95 %) "
+        "holds what rows and seeds leave open."
+    )
+    few = [each.trial for each in confirmations if each.recovery and len(each.seeds) == 1]
+    undone = [each.trial for each in confirmations if len(each.seeds) < each.asked]
+    if few:
+        text += f" With one training of trial {_listed(few)}, the seed is not in its interval."
+    if undone:
+        text += f" Trial {_listed(undone)} lacks trainings: the same command goes on."
+    return text
+
+
+def _of_dense(study: StudyRecord) -> str:
+    """How far the two splits differ for the dense model, which nobody selected."""
+    dense = next((each for each in study.confirmations if _is_dense(study, each)), None)
+    compared = None if dense is None else compare(study, dense, study.definition.task.metric)
+    if compared is None or compared.searched is None:
+        return ""
+    return (
+        f" The dense model, which nobody chose, has {compared.searched:.4f} on the selection split and "
+        f"{compared.confirmed:.4f} on the held-out one ({compared.confirmed - compared.searched:+.4f}): so much is the "
+        "splits' difference."
+    )
+
+
+def _optimism(metric: str, trials: Sequence[int]) -> str:
+    if not trials:
+        return f"Nowhere was the search clearly too optimistic: no searched {metric} lies above its confirmed interval."
+    return (
+        f"The search was too optimistic about trial {_listed(trials)}: the best of many on the same rows look better "
+        "than they are. Count on the confirmed values."
+    )
+
+
+def _order(study: StudyRecord, chosen: Sequence[Confirmation]) -> str:
+    """Whether the order of the points by the task metric is that of the search."""
+    metric = study.definition.task.metric
+    value = {each.trial: quantity(study, study.records[each.trial], metric) or 0.0 for each in chosen}
+    beats = {each.trial: each.beats for each in chosen}
+    clear, turned, count = 0, [], 0
+    for one, other in combinations(sorted(value, key=lambda trial: (-value[trial], trial)), 2):
+        if value[one] == value[other]:
+            continue
+        count += 1
+        if other in beats[one]:
+            clear += 1
+        elif one in beats[other]:
+            turned.append((other, one))
+    if turned:
+        named = "; ".join(f"trial {better} is above trial {worse}" for better, worse in turned[:5])
+        more = f"; and {len(turned) - 5} more" if len(turned) > 5 else ""
+        return f"The ranking by {metric} does not hold: on the held-out rows {named}{more}."
+    if not clear:
+        return (
+            f"Whether the ranking by {metric} holds cannot be told: none of {count} pairs is clearly apart on the "
+            "held-out rows. More of these, or more seeds, would tell."
+        )
+    return f"The ranking by {metric} holds: {clear} of {count} pairs are clearly apart, all as in the search."
+
+
+def _front(study: StudyRecord) -> str:
+    """How many of the confirmed points no other confirmed point beats, by their confirmed values."""
+    names = [objective.name for objective in study.objectives]
+    whole = [each for each in study.confirmations if all(name in each.quantities for name in names)]
+    if not whole:
+        return ""
+    again = [
+        replace(study.records[each.trial], values={name: float(each.quantities[name]["value"]) for name in names})
+        for each in whole
+    ]
+    best = not_dominated(study, again)
+    lost = sorted({record.trial for record in again} - {record.trial for record in best})
+    if not lost:
+        return "By their confirmed values, none of these is beaten by another."
+    return f"By their confirmed values, trial {_listed(lost)} is beaten by another of these."
+
+
+def _these(known: Sequence[object]) -> str:
+    return "this point" if len(known) == 1 else f"these {len(known)} points"
+
+
+def _on_average(known: Sequence[object]) -> str:
+    return "" if len(known) == 1 else " on average"
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    numbers = [value for value in values if value is not None]
+    return sum(numbers) / len(numbers)
+
+
+def _listed(trials: Sequence[int]) -> str:
+    return ", ".join(map(str, trials))

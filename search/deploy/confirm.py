@@ -1,0 +1,319 @@
+"""Is a point as good as the search said? Trained again in full, with several seeds, and scored on rows never seen.
+
+    trial ─► plan ─┬─ seed 1 ─► cut ─► full budget ─► held-out rows scored ─► measured ─► kept among the artifacts
+                   ├─ seed 2 ─► ...                                                              │
+                   └─ seed n ─► ...                    mean, 95 % interval, what it clearly beats ◄┘
+
+A training that is done is found again by everything that determined it, so that an interrupted confirmation goes on,
+and one with more seeds begins with those that are there.
+"""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from objectives import Subject, all_metrics
+from search.analysis.evidence import Evidence, difference, gather, interval
+from search.artifacts import Artifacts, OnWait, digest
+from search.bert.encoding import Encoded
+from search.bert.training import score
+from search.definition import METRICS, RecoverySettings
+from search.deploy.rebuild import origin, rebuild, settings_of
+from search.errors import TrialError
+from search.pipeline import conditions_of, failures_told, is_wanted
+from search.plan import Plan
+from search.preparation import SCORING_BATCH, OnStage, Prepared, wanted
+from search.records import Confirmation, Record, StudyRecord
+
+KIND = "confirmation"
+"""What a training is called among the artifacts."""
+
+SEEDS = 3
+"""Third part of a training's seed, so that it has nothing to do with the seeds of the search."""
+
+
+@dataclass(frozen=True, eq=False)
+class Training:
+    """One training of one plan.
+
+    Attributes:
+        seed: Its seed; None for the dense model, which is the teacher itself.
+        logits: Logits on the held-out split (rows, labels), float32.
+        selection: Its metrics on the selection split, by name.
+        measured: What was measured of it, by name (`objectives.Measurement.to_dict`).
+        conditions: Device, threads, versions and the source of the energy figure.
+        seconds: What it took.
+    """
+
+    seed: int | None
+    logits: Tensor
+    selection: Mapping[str, float]
+    measured: Mapping[str, dict[str, Any]]
+    conditions: Mapping[str, Any]
+    seconds: float
+
+
+def full_budget(
+    study: StudyRecord, trial: int, *, rows: int, epochs: float | None = None, steps: int | None = None
+) -> RecoverySettings:
+    """How a trial's plan is trained in full: as in the search, for longer.
+
+    Args:
+        study: The study.
+        trial: Number of the trial; what its schedule chose is kept, but for the steps.
+        rows: Rows of the training split.
+        epochs: Passes over them; None takes as many as the dense model was fine-tuned for.
+        steps: Optimizer steps instead.
+
+    Returns:
+        The settings. Unless steps are given, never fewer than the search took.
+    """
+    settings = settings_of(study, origin(study, trial))
+    passes = study.definition.teacher.epochs if epochs is None else epochs
+    whole = max(settings.steps, round(rows / settings.batch_size * passes)) if steps is None else steps
+    return settings.model_copy(update={"steps": whole})
+
+
+def seeds_of(study: StudyRecord, trial: int, count: int) -> list[int]:
+    """Seeds of so many trainings of a trial; those of fewer are the first of them, and none is the search's."""
+    seed = study.definition.engine.seed
+    return [int(np.random.SeedSequence([seed, trial, SEEDS, n]).generate_state(1)[0]) for n in range(count)]
+
+
+def is_dense(study: StudyRecord, record: Record) -> bool:
+    """Whether a trial is the dense model, which is confirmed as it is: it is the teacher of all others."""
+    return record.plan == Plan.dense(study.shape)
+
+
+def key(prepared: Prepared, plan: Plan, recovery: RecoverySettings | None, seed: int | None) -> dict[str, Any]:
+    """Everything that determines a training and its measurements."""
+    definition = prepared.definition
+    how = definition.model_dump(mode="json", include={"latency", "latencies", "energy", "objectives", "constraints"})
+    return {
+        "made of": wanted(definition, prepared.content),
+        "plan": [list(plan.heads), list(plan.neurons), plan.rank],
+        "recovery": None if recovery is None else recovery.model_dump(mode="json"),
+        "seed": seed,
+        "measured on": prepared.machine,
+        "measured how": {**how, "energy_source": prepared.energy_source, "reference_ms": dict(prepared.reference_ms)},
+    }
+
+
+def train_again(
+    prepared: Prepared,
+    study: StudyRecord,
+    artifacts: Artifacts,
+    held_out: Encoded,
+    trial: int,
+    recovery: RecoverySettings | None,
+    seed: int | None,
+    *,
+    on_stage: OnStage,
+    on_wait: OnWait | None = None,
+) -> Training:
+    """Train a trial's plan in full, score and measure it; or find that it was done.
+
+    Args:
+        prepared: What is the same for all trials.
+        study: The study.
+        artifacts: Where the training is kept as soon as it is done.
+        held_out: The rows that the search never saw.
+        trial: Number of the trial.
+        recovery: How to train; None for the dense model.
+        seed: Seed of the training; None for the dense model.
+        on_stage: Told what is being done.
+        on_wait: Told while another process does the same training.
+
+    Returns:
+        The training.
+
+    Raises:
+        TrialError: If the loss stops being finite, memory runs out or a measurement fails. Nothing is kept then.
+    """
+    plan = origin(study, trial).plan
+    assert plan is not None
+
+    def make(folder: Path) -> None:
+        began = time.perf_counter()
+        built = rebuild(prepared, study, trial, recovery=recovery, seed=seed, on_stage=on_stage)
+        with failures_told(prepared):
+            with prepared.turns.working():
+                logits = _scored(prepared, built.model, held_out, on_stage)
+            with prepared.turns.measuring(lambda: on_stage("wait to measure", 0, 1)):
+                measured = _measured(prepared, built.model, logits, held_out, on_stage)
+        about = {
+            "selection": {name: metric["value"] for name, metric in built.metrics.items()},
+            "measured": measured,
+            "conditions": conditions_of(prepared),
+            "seconds": round(time.perf_counter() - began, 3),
+        }
+        save_file({"logits": logits}, folder / "held_out.safetensors")
+        (folder / "record.json").write_text(json.dumps(about), encoding="utf-8")
+
+    folder = artifacts.made(KIND, key(prepared, plan, recovery, seed), make, on_wait=on_wait)
+    return _read(folder, seed)
+
+
+def remembered(
+    prepared: Prepared, study: StudyRecord, artifacts: Artifacts, confirmation: Confirmation
+) -> list[Training]:
+    """The trainings that an earlier confirmation rests on; empty where the artifacts lack one of them."""
+    plan = origin(study, confirmation.trial).plan
+    assert plan is not None
+    recovery = RecoverySettings.model_validate(confirmation.recovery) if confirmation.recovery else None
+    trainings = []
+    for seed in confirmation.seeds or (None,):
+        folder = artifacts.found(KIND, digest(key(prepared, plan, recovery, seed)))
+        if folder is None:
+            return []
+        trainings.append(_read(folder, seed))
+    return trainings
+
+
+def evidence_of(study: StudyRecord, trainings: Sequence[Training], labels: Tensor) -> Evidence:
+    """What trainings say about the task's metric on the held-out rows."""
+    metric, seed = study.definition.task.metric, study.definition.engine.seed
+
+    def scored(logits: Tensor) -> Any:
+        if metric == "accuracy":
+            correct = (logits.argmax(dim=1) == labels).numpy()
+            return lambda some: float(correct[some].mean())
+
+        def slow(some: NDArray[np.int64]) -> float:
+            rows = torch.from_numpy(some)
+            return float(all_metrics(logits[rows], labels[rows])[metric].value)
+
+        return slow
+
+    return gather([scored(training.logits) for training in trainings], len(labels), seed=seed)
+
+
+def summarise(
+    study: StudyRecord,
+    trial: int,
+    trainings: Sequence[Training],
+    evidence: Evidence,
+    labels: Tensor,
+    *,
+    recovery: RecoverySettings | None,
+    asked: int,
+) -> Confirmation:
+    """What the trainings of one trial come to.
+
+    Args:
+        study: The study.
+        trial: Number of the trial.
+        trainings: Those that are done, at least one.
+        evidence: What `evidence_of` gave for them.
+        labels: Labels of the held-out rows (rows,).
+        recovery: How they were trained; None for the dense model.
+        asked: How many were asked for.
+    """
+    metric = study.definition.task.metric
+    scores = [all_metrics(training.logits, labels) for training in trainings]
+    quantities: dict[str, dict[str, Any]] = {}
+    for name in scores[0]:
+        each = [float(values[name].value) for values in scores]
+        quantities[name] = {"value": float(np.mean(each)), "each": each, "unit": "", "source": "held-out split"}
+    low, high = interval(evidence, is_share=metric == "accuracy")
+    quantities[metric] |= {"low": low, "high": high}
+    for name in trainings[0].measured:
+        quantities[name] = _again([training.measured[name] for training in trainings if name in training.measured])
+    selection = {
+        name: float(np.mean([training.selection[name] for training in trainings])) for name in trainings[0].selection
+    }
+    return Confirmation(
+        trial=trial,
+        quantities=quantities,
+        selection=selection,
+        seeds=tuple(training.seed for training in trainings if training.seed is not None),
+        asked=asked,
+        recovery={} if recovery is None else recovery.model_dump(mode="json"),
+        rows=len(labels),
+        conditions=dict(trainings[-1].conditions),
+        seconds=round(sum(training.seconds for training in trainings), 3),
+    )
+
+
+def ranked(confirmations: Sequence[Confirmation], known: Mapping[int, Evidence]) -> list[Confirmation]:
+    """Say of each which others it clearly beats on the held-out rows.
+
+    Args:
+        confirmations: Of points that were trained alike.
+        known: What is known of each, by number of the trial.
+    """
+    return [
+        replace(
+            one,
+            beats=tuple(
+                other.trial
+                for other in confirmations
+                if other is not one and difference(known[one.trial], known[other.trial])[1] > 0
+            ),
+        )
+        for one in confirmations
+    ]
+
+
+def _scored(prepared: Prepared, model: nn.Module, rows: Encoded, on_stage: OnStage) -> Tensor:
+    """Logits on the held-out rows, in the precision that latencies and the search's own scores have."""
+    logits = score(
+        model,
+        rows,
+        pad_id=prepared.pad_id,
+        batch_size=SCORING_BATCH,
+        precision="fp32",
+        on_step=lambda done, total: on_stage("score the held-out rows", done, total),
+    )
+    if not torch.isfinite(logits).all():
+        raise TrialError("the logits of the trained model are not finite; lower recovery.learning_rate")
+    return logits
+
+
+def _measured(
+    prepared: Prepared, model: nn.Module, logits: Tensor, held_out: Encoded, on_stage: OnStage
+) -> dict[str, dict[str, Any]]:
+    """Everything that the study measures, the metrics apart."""
+    on_stage("measure", 0, 1)
+    subject = Subject(model, logits=logits, labels=held_out.labels)
+    return {
+        name: objective.measure(subject).to_dict()
+        for name, objective in prepared.objectives.items()
+        if name not in METRICS and is_wanted(name, prepared)
+    }
+
+
+def _again(measured: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Several measurements of one quantity: their median, within the ends of all their intervals."""
+    values = [float(each["value"]) for each in measured]
+    known: dict[str, Any] = {
+        "value": float(np.median(values)),
+        "each": values,
+        **{name: measured[0][name] for name in ("unit", "source") if name in measured[0]},
+    }
+    ends = [each["interval"] for each in measured if each.get("interval") is not None]
+    if ends or len(set(values)) > 1:
+        known["low"] = min([*values, *(float(low) for low, _ in ends)])
+        known["high"] = max([*values, *(float(high) for _, high in ends)])
+    return known
+
+
+def _read(folder: Path, seed: int | None) -> Training:
+    about = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+    return Training(
+        seed=seed,
+        logits=load_file(folder / "held_out.safetensors")["logits"],
+        selection=about["selection"],
+        measured=about["measured"],
+        conditions=about["conditions"],
+        seconds=about["seconds"],
+    )

@@ -1,0 +1,218 @@
+"""Confirming points of a real study: what is trained and kept, what a kill loses, and what is said of the search."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from engine_cases import SilentListener
+from safetensors.torch import load_file
+from small_study import Searched, definition_in, searched
+
+from search import preparation
+from search.analysis.confirmed import compare, sentences
+from search.analysis.report import render_report
+from search.analysis.trial import render_trial
+from search.bert.encoding import Encoded
+from search.confirming import Wanted, confirm, spread
+from search.deploy.confirm import full_budget, seeds_of
+from search.engine import storage, study
+from search.errors import UserError
+from search.records import StudyRecord
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory, minilm: Path, movie_reviews: Path) -> Searched:
+    """A study that was searched to its end; its held-out rows have another size than its selection rows."""
+    folder = tmp_path_factory.mktemp("small")
+    definition = definition_in(folder, minilm, movie_reviews, task={"held_out_rows": 60})
+    return searched(definition, folder)
+
+
+@pytest.fixture(scope="module")
+def confirmed(small: Searched) -> tuple[StudyRecord, list[str]]:
+    """The study after two of its trials were confirmed with two seeds, and what was said meanwhile."""
+    listener = SilentListener()
+    return confirm(small.name, small.place, Wanted((1, 2), seeds=2, epochs=2), listener), listener.notes
+
+
+def made(small: Searched) -> list[Path]:
+    """The trainings that are kept."""
+    return sorted(Path(str(small.place.artifacts)).glob("confirmation-*/record.json"))
+
+
+def test_each_point_is_trained_with_every_seed_and_the_dense_model_stands_beside(
+    confirmed: tuple[StudyRecord, list[str]], small: Searched
+) -> None:
+    result, notes = confirmed
+    assert [each.trial for each in result.confirmations] == [0, 1, 2]
+    dense, one, _two = result.confirmations
+    assert (dense.seeds, dense.recovery) == ((), {})
+    assert one.seeds == tuple(seeds_of(result, 1, 2))
+    assert one.recovery["steps"] == round(200 / 32 * 2) > result.definition.recovery.steps
+    assert len(made(small)) == 5
+    assert sum("training" in note for note in notes) == 5
+    rows = Encoded.from_tensors(
+        load_file(next(Path(str(small.place.artifacts)).glob("tokens-*")) / "held_out.safetensors")
+    )
+    assert len(rows) == one.rows == 60
+    logits = [load_file(file.with_name("held_out.safetensors"))["logits"] for file in made(small)]
+    right = sorted(round(float((each.argmax(1) == rows.labels).float().mean()), 6) for each in logits)
+    said = [value for each in result.confirmations for value in each.quantities["accuracy"]["each"]]
+    assert right == sorted(round(value, 6) for value in said)
+    for each in result.confirmations:
+        accuracy = each.quantities["accuracy"]
+        assert accuracy["low"] < accuracy["value"] == pytest.approx(np.mean(accuracy["each"])) < accuracy["high"]
+        assert {"parameters", "latency_ms", "energy_mj", "encoder_share", "f1", "matthews"} <= set(each.quantities)
+        parameters = result.records[each.trial].value("parameters")
+        assert each.quantities["parameters"]["value"] == parameters
+        assert len(each.quantities["latency_ms"]["each"]) == max(1, len(each.seeds))
+
+
+def test_the_seeds_are_those_of_no_trial_and_more_of_them_begin_with_fewer(
+    confirmed: tuple[StudyRecord, list[str]],
+) -> None:
+    result = confirmed[0]
+    assert seeds_of(result, 1, 5)[:2] == seeds_of(result, 1, 2)
+    every = [seed for trial in range(5) for seed in seeds_of(result, trial, 5)]
+    assert len({*every, *(record.seed for record in result.records)}) == 25 + len(
+        {record.seed for record in result.records}
+    )
+
+
+def test_what_is_done_is_not_done_again(
+    confirmed: tuple[StudyRecord, list[str]], small: Searched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_more(*_given: Any, **_named: Any) -> Any:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr("search.deploy.confirm.rebuild", no_more)
+    again = confirm(small.name, small.place, Wanted((1, 2), seeds=2, epochs=2), SilentListener())
+    assert again.confirmations == confirmed[0].confirmations
+    alone = confirm(small.name, small.place, Wanted((2,), seeds=2, epochs=2), SilentListener())
+    assert alone.confirmations == again.confirmations  # what was confirmed before is compared as well
+
+
+def test_show_report_and_sentences_name_what_was_confirmed(confirmed: tuple[StudyRecord, list[str]]) -> None:
+    from rich.console import Console
+
+    result = confirmed[0]
+    console = Console(width=160)
+    with console.capture() as capture:
+        console.print(render_trial(result, result.records[1]))
+    assert "on 60 held-out rows; 2 trainings of 12 steps" in capture.get()
+    page = render_report(result)
+    assert "Searched and confirmed" in page
+    assert "The dense model, which nobody chose, has" in page
+    assert "Searched and confirmed" not in render_report(replace(result, confirmations=()))
+
+
+def test_a_search_never_reads_the_held_out_rows(
+    tmp_path: Path, minilm: Path, movie_reviews: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+
+    def noted(file: Path, *given: Any, **named: Any) -> Any:
+        read.append(Path(file).name)
+        return load_file(file, *given, **named)
+
+    monkeypatch.setattr(preparation, "load_file", noted)
+    small = searched(definition_in(tmp_path, minilm, movie_reviews, engine={"trials": 2}), tmp_path)
+    assert {"train.safetensors", "selection.safetensors"} <= set(read)
+    assert "held_out.safetensors" not in read
+    confirm(small.name, small.place, Wanted((0,)), SilentListener())
+    assert "held_out.safetensors" in read
+
+
+def test_a_kill_loses_one_training_at_most(small: Searched, confirmed: object) -> None:
+    assert confirmed
+    before = {file: file.stat().st_mtime_ns for file in made(small)}
+    command = [sys.executable, "-m", "search", "confirm", *small.arguments, "1", "2", "--seeds", "4", "--epochs", "2"]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "150"}
+    victim = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert victim.stdout is not None
+    for line in victim.stdout:
+        if "trial 2, training 3 of 4" in line:  # trial 1's third is done
+            break
+    time.sleep(0.2)
+    victim.send_signal(signal.SIGKILL)
+    victim.communicate()
+    kept = {file: file.stat().st_mtime_ns for file in made(small)}
+    assert before.items() <= kept.items()
+    assert len(kept) >= 6
+    half = study.read(study.get(storage.open_storage(small.place.storage, create=False), small.name))
+    assert [len(each.seeds) for each in half.confirmations][1] == 3
+    assert "lacks trainings: the same command goes on" in " ".join(sentences(half))
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert kept.items() <= {file: file.stat().st_mtime_ns for file in made(small)}.items()
+    assert len(made(small)) == 9
+    whole = study.read(study.get(storage.open_storage(small.place.storage, create=False), small.name))
+    assert [len(each.seeds) for each in whole.confirmations] == [0, 4, 4]
+    assert re.search(r"1 +accuracy +0\.\d+ +0\.\d+ +0\.\d+ +0\.\d+ to 0\.\d+", done.stdout)
+    assert "In the search, these 2 points had accuracy" in " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        (Wanted((99,)), "trial is 99; the study 'small' has the trials 0 to"),
+        (Wanted((-1,)), "trial is -1; the study 'small' has the trials 0 to"),
+    ],
+)
+def test_what_cannot_be_confirmed_is_said_before_anything_is_trained(
+    wanted: Wanted, message: str, small: Searched
+) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        confirm(small.name, small.place, wanted, SilentListener())
+
+
+def test_a_training_that_fails_is_said_and_the_others_go_on(small: Searched, confirmed: object) -> None:
+    assert confirmed
+    listener = SilentListener()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("search.deploy.confirm.score", lambda *_given, **_named: torch.full((60, 2), torch.nan))
+        with pytest.raises(UserError, match="no training of the study 'small' succeeded"):
+            confirm(small.name, small.place, Wanted((1,), seeds=1, steps=1), listener)
+    said = "trial 1, training 1 failed: the logits of the trained model are not finite"
+    assert any(said in note for note in listener.notes)
+
+
+def test_the_full_budget_is_that_of_the_dense_model_unless_said_otherwise(small: Searched) -> None:
+    record = small.again.study
+    assert full_budget(record, 1, rows=200).steps == round(200 / 32 * 2)
+    assert full_budget(record, 1, rows=200, epochs=4).steps == 25
+    assert full_budget(record, 1, rows=2).steps == record.definition.recovery.steps  # never fewer than the search's
+    assert full_budget(record, 1, rows=200, steps=1).steps == 1
+    assert full_budget(record, 1, rows=200).learning_rate == record.definition.recovery.learning_rate
+
+
+def test_points_are_spread_over_the_sizes_of_the_front(small: Searched) -> None:
+    from study_cases import synthetic
+
+    from search.analysis.front import front
+
+    assert small
+    record = synthetic(200)
+    whole = spread(record, front(record), None)
+    shares = [record.records[each.trial].values["parameters"] for each in whole]
+    assert shares == sorted(shares, reverse=True)
+    assert [each.role for each in whole].count("dense") == 0
+    three = spread(record, front(record), 3)
+    assert [three[0], three[-1]] == [whole[0], whole[-1]]
+    assert len(three) == 3
+    assert len(spread(record, front(record), 1)) == 1
+
+
+def test_the_comparison_of_a_quantity_that_was_not_measured(confirmed: tuple[StudyRecord, list[str]]) -> None:
+    assert compare(confirmed[0], confirmed[0].confirmations[0], "nothing") is None
+    assert json.dumps(confirmed[0].confirmations[0].quantities)
