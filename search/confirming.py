@@ -49,6 +49,7 @@ def confirm(name: str, place: Place, wanted: Wanted, listener: Listener) -> Stud
     Raises:
         UserError: If the study is not there, a trial cannot be confirmed, or no training succeeded.
     """
+    from search import weighing
     from search.deploy import confirm as deployed
     from search.engine import storage as storages
     from search.engine import study as studies
@@ -93,8 +94,8 @@ def confirm(name: str, place: Place, wanted: Wanted, listener: Listener) -> Stud
                 listener.note(f"trial {trial}, training {turn + 1} failed: {failure}")
                 continue
             done[trial].append(training)
-            known[trial] = deployed.evidence_of(study, done[trial], rows.labels)
-            made[trial] = deployed.summarise(
+            known[trial] = weighing.evidence_of(study, done[trial], rows.labels)
+            made[trial] = weighing.summarise(
                 study,
                 trial,
                 done[trial],
@@ -111,8 +112,8 @@ def confirm(name: str, place: Place, wanted: Wanted, listener: Listener) -> Stud
         trainings = deployed.remembered(prepared, study, artifacts, earlier)
         if trainings and earlier.trial not in made and _alike(earlier, made):
             made[earlier.trial] = earlier
-            known[earlier.trial] = deployed.evidence_of(study, trainings, rows.labels)
-    for confirmation in deployed.ranked(list(made.values()), known):
+            known[earlier.trial] = weighing.evidence_of(study, trainings, rows.labels)
+    for confirmation in weighing.ranked(list(made.values()), known):
         studies.keep_confirmation(kept, confirmation)
     return studies.read(kept)
 

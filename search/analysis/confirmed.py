@@ -76,7 +76,7 @@ def rows(study: StudyRecord, confirmations: Sequence[Confirmation]) -> list[tupl
         study: The study.
         confirmations: Some of its confirmations, in the order in which they are listed.
     """
-    found = []
+    found: list[tuple[str, ...]] = []
     for confirmation in confirmations:
         names = [objective.name for objective in study.objectives if objective.name in confirmation.quantities]
         for number, name in enumerate(names):

@@ -2,7 +2,7 @@
 
     trial ─► plan ─┬─ seed 1 ─► cut ─► full budget ─► held-out rows scored ─► measured ─► kept among the artifacts
                    ├─ seed 2 ─► ...                                                              │
-                   └─ seed n ─► ...                    mean, 95 % interval, what it clearly beats ◄┘
+                   └─ seed n ─► ...                                  weighed together (search.weighing) ◄┘
 
 A training that is done is found again by everything that determined it, so that an interrupted confirmation goes on,
 and one with more seeds begins with those that are there.
@@ -10,19 +10,17 @@ and one with more seeds begins with those that are there.
 
 import json
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from objectives import Subject, all_metrics
-from search.analysis.evidence import Evidence, difference, gather, interval
+from objectives import Subject
 from search.artifacts import Artifacts, OnWait, digest
 from search.bert.encoding import Encoded
 from search.bert.training import score
@@ -179,91 +177,6 @@ def remembered(
     return trainings
 
 
-def evidence_of(study: StudyRecord, trainings: Sequence[Training], labels: Tensor) -> Evidence:
-    """What trainings say about the task's metric on the held-out rows."""
-    metric, seed = study.definition.task.metric, study.definition.engine.seed
-
-    def scored(logits: Tensor) -> Any:
-        if metric == "accuracy":
-            correct = (logits.argmax(dim=1) == labels).numpy()
-            return lambda some: float(correct[some].mean())
-
-        def slow(some: NDArray[np.int64]) -> float:
-            rows = torch.from_numpy(some)
-            return float(all_metrics(logits[rows], labels[rows])[metric].value)
-
-        return slow
-
-    return gather([scored(training.logits) for training in trainings], len(labels), seed=seed)
-
-
-def summarise(
-    study: StudyRecord,
-    trial: int,
-    trainings: Sequence[Training],
-    evidence: Evidence,
-    labels: Tensor,
-    *,
-    recovery: RecoverySettings | None,
-    asked: int,
-) -> Confirmation:
-    """What the trainings of one trial come to.
-
-    Args:
-        study: The study.
-        trial: Number of the trial.
-        trainings: Those that are done, at least one.
-        evidence: What `evidence_of` gave for them.
-        labels: Labels of the held-out rows (rows,).
-        recovery: How they were trained; None for the dense model.
-        asked: How many were asked for.
-    """
-    metric = study.definition.task.metric
-    scores = [all_metrics(training.logits, labels) for training in trainings]
-    quantities: dict[str, dict[str, Any]] = {}
-    for name in scores[0]:
-        each = [float(values[name].value) for values in scores]
-        quantities[name] = {"value": float(np.mean(each)), "each": each, "unit": "", "source": "held-out split"}
-    low, high = interval(evidence, is_share=metric == "accuracy")
-    quantities[metric] |= {"low": low, "high": high}
-    for name in trainings[0].measured:
-        quantities[name] = _again([training.measured[name] for training in trainings if name in training.measured])
-    selection = {
-        name: float(np.mean([training.selection[name] for training in trainings])) for name in trainings[0].selection
-    }
-    return Confirmation(
-        trial=trial,
-        quantities=quantities,
-        selection=selection,
-        seeds=tuple(training.seed for training in trainings if training.seed is not None),
-        asked=asked,
-        recovery={} if recovery is None else recovery.model_dump(mode="json"),
-        rows=len(labels),
-        conditions=dict(trainings[-1].conditions),
-        seconds=round(sum(training.seconds for training in trainings), 3),
-    )
-
-
-def ranked(confirmations: Sequence[Confirmation], known: Mapping[int, Evidence]) -> list[Confirmation]:
-    """Say of each which others it clearly beats on the held-out rows.
-
-    Args:
-        confirmations: Of points that were trained alike.
-        known: What is known of each, by number of the trial.
-    """
-    return [
-        replace(
-            one,
-            beats=tuple(
-                other.trial
-                for other in confirmations
-                if other is not one and difference(known[one.trial], known[other.trial])[1] > 0
-            ),
-        )
-        for one in confirmations
-    ]
-
-
 def _scored(prepared: Prepared, model: nn.Module, rows: Encoded, on_stage: OnStage) -> Tensor:
     """Logits on the held-out rows, in the precision that latencies and the search's own scores have."""
     logits = score(
@@ -290,21 +203,6 @@ def _measured(
         for name, objective in prepared.objectives.items()
         if name not in METRICS and is_wanted(name, prepared)
     }
-
-
-def _again(measured: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Several measurements of one quantity: their median, within the ends of all their intervals."""
-    values = [float(each["value"]) for each in measured]
-    known: dict[str, Any] = {
-        "value": float(np.median(values)),
-        "each": values,
-        **{name: measured[0][name] for name in ("unit", "source") if name in measured[0]},
-    }
-    ends = [each["interval"] for each in measured if each.get("interval") is not None]
-    if ends or len(set(values)) > 1:
-        known["low"] = min([*values, *(float(low) for low, _ in ends)])
-        known["high"] = max([*values, *(float(high) for _, high in ends)])
-    return known
 
 
 def _read(folder: Path, seed: int | None) -> Training:

@@ -14,6 +14,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -194,7 +195,7 @@ class _Presented:
         if about is None:
             return {}
         return dict(
-            self._downloads.offer(about.name, filename, mimetype, lambda name=filename: self._file(study_id, name))
+            self._downloads.offer(about.name, filename, mimetype, partial(self._file, study_id, filename))
             for filename, mimetype in OF_STUDY.items()
         )
 

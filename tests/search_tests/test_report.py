@@ -3,6 +3,7 @@
 import base64
 import copy
 import hashlib
+import io
 import json
 import math
 import re
@@ -16,13 +17,18 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from study_cases import NASTY, OBJECTIVES, synthetic
 
 from search.analysis.front import front
+from search.analysis.note import render_note
 from search.analysis.pick import pick
+from search.analysis.plots import plots
+from search.analysis.readable import trial_attributes
 from search.analysis.report import render_report
 from search.analysis.standing import standings
 from search.analysis.table import frame, front_frame, points
+from search.analysis.trial import render_trial
 from search.analysis.volume_interval import final_interval
 from search.errors import UserError
 from search.plan import Shape
@@ -73,6 +79,13 @@ def check(study):
     else:
         with pytest.raises(UserError, match="no trial to choose from yet"):
             pick(study)
+    for record in study.records[:: max(1, len(study.records) // 20)]:
+        shown = Console(width=120, file=io.StringIO())
+        shown.print(render_trial(study, record))
+        assert f"Trial {record.trial} of study" in shown.file.getvalue()
+        assert all(isinstance(value, str | int | float) for value in trial_attributes(study, record).values())
+    note = render_note(study, storage="sqlite:///study.db")
+    assert "<" not in note.replace("\\<", "").partition("\n```")[0]
     text = render_report(study, written=DAY)
     page = Page(text)
     assert [tag for tag, _ in page.elements].count("script") == 3
@@ -254,6 +267,7 @@ def test_ten_thousand_trials_are_drawn_thinned_and_listed_whole():
     assert len(traces["dominated"]["x"]) == 1500
     assert len(page.data["trial"]) == len(study.complete)
     assert "dominated trials 1,500 are drawn, evenly taken" in page.text
+    assert sum(len(figure.to_json()) for figure in plots(study, with_importance=False).values()) < 400_000
 
 
 def test_a_thousand_trials_stay_below_six_megabytes():

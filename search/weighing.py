@@ -1,0 +1,116 @@
+"""What do the trainings of a point come to: its mean, how sure that is, and which other points it clearly beats?"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from objectives import all_metrics
+from search.analysis.evidence import Evidence, difference, gather, interval
+from search.definition import RecoverySettings
+from search.deploy.confirm import Training
+from search.records import Confirmation, StudyRecord
+
+
+def evidence_of(study: StudyRecord, trainings: Sequence[Training], labels: Tensor) -> Evidence:
+    """What trainings say about the task's metric on the held-out rows."""
+    metric, seed = study.definition.task.metric, study.definition.engine.seed
+
+    def scored(logits: Tensor) -> Any:
+        if metric == "accuracy":
+            correct = (logits.argmax(dim=1) == labels).numpy()
+            return lambda some: float(correct[some].mean())
+
+        def slow(some: NDArray[np.int64]) -> float:
+            rows = torch.from_numpy(some)
+            return float(all_metrics(logits[rows], labels[rows])[metric].value)
+
+        return slow
+
+    return gather([scored(training.logits) for training in trainings], len(labels), seed=seed)
+
+
+def summarise(
+    study: StudyRecord,
+    trial: int,
+    trainings: Sequence[Training],
+    evidence: Evidence,
+    labels: Tensor,
+    *,
+    recovery: RecoverySettings | None,
+    asked: int,
+) -> Confirmation:
+    """What the trainings of one trial come to.
+
+    Args:
+        study: The study.
+        trial: Number of the trial.
+        trainings: Those that are done, at least one.
+        evidence: What `evidence_of` gave for them.
+        labels: Labels of the held-out rows (rows,).
+        recovery: How they were trained; None for the dense model.
+        asked: How many were asked for.
+    """
+    metric = study.definition.task.metric
+    scores = [all_metrics(training.logits, labels) for training in trainings]
+    quantities: dict[str, dict[str, Any]] = {}
+    for name in scores[0]:
+        each = [float(values[name].value) for values in scores]
+        quantities[name] = {"value": float(np.mean(each)), "each": each, "unit": "", "source": "held-out split"}
+    low, high = interval(evidence, is_share=metric == "accuracy")
+    quantities[metric] |= {"low": low, "high": high}
+    for name in trainings[0].measured:
+        quantities[name] = _again([training.measured[name] for training in trainings if name in training.measured])
+    selection = {
+        name: float(np.mean([training.selection[name] for training in trainings])) for name in trainings[0].selection
+    }
+    return Confirmation(
+        trial=trial,
+        quantities=quantities,
+        selection=selection,
+        seeds=tuple(training.seed for training in trainings if training.seed is not None),
+        asked=asked,
+        recovery={} if recovery is None else recovery.model_dump(mode="json"),
+        rows=len(labels),
+        conditions=dict(trainings[-1].conditions),
+        seconds=round(sum(training.seconds for training in trainings), 3),
+    )
+
+
+def ranked(confirmations: Sequence[Confirmation], known: Mapping[int, Evidence]) -> list[Confirmation]:
+    """Say of each which others it clearly beats on the held-out rows.
+
+    Args:
+        confirmations: Of points that were trained alike.
+        known: What is known of each, by number of the trial.
+    """
+    return [
+        replace(
+            one,
+            beats=tuple(
+                other.trial
+                for other in confirmations
+                if other is not one and difference(known[one.trial], known[other.trial])[1] > 0
+            ),
+        )
+        for one in confirmations
+    ]
+
+
+def _again(measured: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Several measurements of one quantity: their median, within the ends of all their intervals."""
+    values = [float(each["value"]) for each in measured]
+    known: dict[str, Any] = {
+        "value": float(np.median(values)),
+        "each": values,
+        **{name: measured[0][name] for name in ("unit", "source") if name in measured[0]},
+    }
+    ends = [each["interval"] for each in measured if each.get("interval") is not None]
+    if ends or len(set(values)) > 1:
+        known["low"] = min([*values, *(float(low) for low, _ in ends)])
+        known["high"] = max([*values, *(float(high) for _, high in ends)])
+    return known
