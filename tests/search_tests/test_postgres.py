@@ -1,5 +1,6 @@
 """The engine on a real PostgreSQL server: what a study that many machines share needs."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -12,8 +13,12 @@ from pathlib import Path
 import pytest
 from engine_cases import DEFINITION, SilentListener, create_in, evaluation_of
 from optuna.storages import RDBStorage
+from optuna_dashboard import get_note
+from optuna_dashboard._custom_plot_data import get_plotly_graph_objects
 
 from search.engine import storage, study
+from search.engine.presented import Downloads, PresentedStorage
+from search.engine.publishing import publish
 from search.engine.retry import SURPLUS
 from search.engine.worker import work
 
@@ -72,6 +77,22 @@ def test_a_study_is_the_same_on_postgresql_as_on_sqlite(
         again = study.get(opening(url), DEFINITION.name)
         results.append([(r.trial, r.plan, r.values, r.seed, r.role) for r in study.read(again).records])
     assert results[0] == results[1]
+
+
+def test_the_dashboard_finds_note_pictures_and_files_on_postgresql(
+    server: str, opening: Callable[[str], RDBStorage], tmp_path: Path
+) -> None:
+    shown = create_in(opening(server), DEFINITION.model_copy(update={"name": "shown"}))
+    assert work(shown, evaluation_of, SilentListener())
+    assert publish(shown, url=server) > 1
+    assert publish(shown, url=server) == 0
+    assert "12 of 12 trials complete" in get_note(shown)
+    presented = PresentedStorage(opening(server), Downloads(tmp_path))
+    trials = presented.get_all_trials(shown._study_id)
+    assert all(trial.user_attrs["heads kept"].count(" ") == 2 for trial in trials)
+    attrs = presented.get_study_system_attrs(shown._study_id)
+    assert json.loads(get_plotly_graph_objects(attrs)["paretobert-scatter-0"])["data"]
+    assert len([name for name in attrs if name.startswith("artifacts:")]) == 4
 
 
 WORKER = """
