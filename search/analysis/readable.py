@@ -7,6 +7,7 @@
 Text is plain; who shows it escapes it.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -55,7 +56,7 @@ def trial_attributes(study: StudyRecord, record: Record) -> dict[str, str | int 
     found["energy used [J]"] = record.energy_j
     found["conditions"] = _listed(record.conditions)
     found["seed"] = record.seed
-    return {name: _short(value) for name, value in found.items() if value is not None and value != ""}
+    return {name: _short(value) for name, value in found.items() if value is not None and _says_something(value)}
 
 
 def study_attributes(study: StudyRecord) -> dict[str, str]:
@@ -89,6 +90,11 @@ def _spread(measured: Mapping[str, Any]) -> str:
 def _listed(values: Mapping[str, Any]) -> str:
     shown = {name: f"{value:.6g}" if isinstance(value, float) else str(value) for name, value in values.items()}
     return ", ".join(f"{name} {value}" for name, value in shown.items())
+
+
+def _says_something(value: str | int | float) -> bool:
+    """Whether it is worth showing: NaN is not, and it is no JSON either."""
+    return math.isfinite(value) if isinstance(value, float) else value != ""
 
 
 def _short(value: str | int | float) -> str | int | float:

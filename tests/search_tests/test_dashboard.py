@@ -268,7 +268,7 @@ def test_note_pictures_and_attributes_of_studies_of_every_sort(trials: int) -> N
         each = replace(some, records=records)
         note = render_note(each, storage=f"sqlite:///{NASTY}")
         assert note.rstrip().endswith(END)
-        outside = note.split("```")[0] if "`" not in NASTY else note[: note.index("\n````")]
+        outside = note.partition("\n```")[0]
         assert "\\<script\\>" in outside
         assert "<script" not in outside.replace("\\<", "")
         json.dumps([figure.to_json() for figure in plots(each, with_importance=records is some.records).values()])
