@@ -9,7 +9,7 @@
 - Both again without the answers of the trials, as in studies of earlier versions: the noise is then drawn for each
   trial alone.
 
-Quick is 30 studies per case, else 200.
+Quick is 30 studies per case, else 100.
 """
 
 from dataclasses import dataclass, replace
@@ -134,7 +134,7 @@ def _calibration(stated: np.ndarray, true: np.ndarray) -> list[dict[str, float]]
 
 def main() -> None:
     given = arguments(__doc__.splitlines()[0])
-    studies = 30 if given.quick else 200
+    studies = 30 if given.quick else 100
     result: dict[str, Any] = {"benchmark": "front_noise", "quick": given.quick, "studies": studies}
     for name, case in CASES.items():
         result[name] = measure(case, studies=studies)
