@@ -124,13 +124,14 @@ def held(random, studies, **options):
 
 def test_the_hypervolumes_interval_covers_about_as_often_as_it_claims():
     """95 % are claimed. Errors drawn for each trial alone would leave out what is hard for all of them."""
-    assert 0.89 <= held(np.random.default_rng(11), 200) <= 0.99
-    assert held(np.random.default_rng(11), 100, keeps=False) < 0.85
+    paired = held(np.random.default_rng(11), 150)
+    assert 0.89 <= paired <= 0.99
+    assert held(np.random.default_rng(11), 100, keeps=False) < paired - 0.05
 
 
 def test_the_final_interval_is_the_curves_last():
     study, _truth = noisy_front(np.random.default_rng(0))
-    assert final_interval(study) == hypervolume_interval(study)[-1][1:]
+    assert final_interval(study) == pytest.approx(hypervolume_interval(study)[-1][1:])
     low, high = final_interval(study)
     assert low < hypervolume(study) < high
     assert final_interval(study_of([])) is None
