@@ -19,7 +19,8 @@ class Subject:
     Attributes:
         model: The real model in eval mode, on the device that it is measured on.
         logits: Shape (rows, labels), float: its scores on the selection split; None before it has been scored.
-        labels: Shape (rows,), integer: the true classes of the same rows; None before it has been scored.
+        labels: Shape (rows,), integer: the true classes of the same rows; float: the true numbers of a regression; None
+            before it has been scored.
     """
 
     model: nn.Module

@@ -13,8 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from search.errors import UserError, unknown_name
 
-METRICS = ("accuracy", "f1", "matthews")
-"""Names of the task metrics; all of them are kept for every trial, one of them is the objective."""
+REGRESSION_METRICS = ("pearson", "spearman")
+"""Names of the metrics of a regression."""
+
+METRICS = ("accuracy", "f1", "matthews", *REGRESSION_METRICS)
+"""Names of the task metrics; all that fit the task are kept for every trial, one of them is the objective."""
 
 OBJECTIVES = (
     *METRICS,
@@ -58,8 +61,9 @@ class Task(Part):
     """Name of the text column, or of the two text columns of a sentence pair."""
     label: str = "label"
     """Name of the label column."""
-    labels: tuple[str, ...] = Field(default=("0", "1"), min_length=2)
-    """The declared labels as they stand in the file; their order gives the class numbers."""
+    labels: tuple[str, ...] = ("0", "1")
+    """The declared labels as they stand in the file; their order gives the class numbers. None at all, [], is a
+    regression: the label column holds numbers, and the metric is pearson or spearman."""
     columns: tuple[str, ...] | None = None
     """Column names of a CSV or TSV file without a header line."""
     quoting: bool | None = None
@@ -83,8 +87,15 @@ class Task(Part):
     each of them all its phrases leave the training rows."""
     max_tokens: int = Field(default=128, ge=4, le=512)
     """Longest sequence in tokens, special tokens included; longer texts are cut off."""
-    metric: Literal["accuracy", "f1", "matthews"] = "accuracy"
+    metric: Literal["accuracy", "f1", "matthews", "pearson", "spearman"] = "accuracy"
     """The task metric: what the objective named metric stands for."""
+
+    @field_validator("labels")
+    @classmethod
+    def _check_labels(cls, labels: tuple[str, ...]) -> tuple[str, ...]:
+        if len(labels) == 1:
+            raise ValueError("a classification has two labels or more, and a regression none")
+        return labels
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -92,9 +103,26 @@ class Task(Part):
             raise ValueError(f"text is {list(self.text)}: name one text column, or two for a sentence pair")
         if len(set(self.labels)) != len(self.labels):
             raise ValueError(f"labels are {list(self.labels)}: each label may stand there once")
+        if self.is_regression != (self.metric in REGRESSION_METRICS):
+            raise ValueError(
+                f"metric is {self.metric!r} with {len(self.labels)} labels: a regression, which has no labels, takes "
+                f"{' or '.join(REGRESSION_METRICS)}, and a classification the others"
+            )
+        if self.is_regression and self.phrases:
+            raise ValueError("phrases is true without labels: phrases are known of classifications only")
         if self.metric == "f1" and len(self.labels) != 2:
             raise ValueError(f"metric is 'f1' with {len(self.labels)} labels: f1 is for two labels, use accuracy")
         return self
+
+    @property
+    def is_regression(self) -> bool:
+        """Whether the labels are numbers."""
+        return not self.labels
+
+    @property
+    def outputs(self) -> int:
+        """Width of the model's last layer: one number for each label, or the number that a regression predicts."""
+        return len(self.labels) or 1
 
 
 class Range(Part):
@@ -449,7 +477,8 @@ class Definition(Part):
     name: str = Field(min_length=1, max_length=200)
     """Name of the study: letters, digits, dot, hyphen and underscore."""
     model: str = "bert-base-uncased"
-    """BERT checkpoint: a name on the hub, or a folder with config.json, model.safetensors and a tokenizer."""
+    """Checkpoint of BERT, RoBERTa, DistilBERT or ELECTRA: a name on the hub, or a folder with config.json,
+    model.safetensors and a tokenizer."""
     data: str
     """Data: a data set on the hub, a folder with one file per split, or one file (CSV, TSV, JSON lines, Parquet)."""
     task: Task = Task()
@@ -504,8 +533,13 @@ class Definition(Part):
     def _check(self) -> Self:
         if len(set(self.objective_names)) != len(self.objective_names):
             raise ValueError(f"objectives are {list(self.objective_names)}: each may stand there once")
-        if "f1" in (*self.objective_names, *self.bounds) and len(self.task.labels) != 2:
+        asked = (*self.objective_names, *self.bounds)
+        if "f1" in asked and len(self.task.labels) != 2:
             raise ValueError(f"f1 is asked for with {len(self.task.labels)} labels: f1 is for two, use accuracy")
+        for name in asked:
+            if name in METRICS and (name in REGRESSION_METRICS) != self.task.is_regression:
+                what = "a regression" if self.task.is_regression else "a classification"
+                raise ValueError(f"{name} is asked for, and the task is {what}, which {name} is not for")
         latencies = {"latency": self.latency} | {f"latencies.{name}": part for name, part in self.latencies.items()}
         tabled = [f"{path}.source" for path, part in latencies.items() if part.source == "table"]
         if tabled and not self.measuring.reference:

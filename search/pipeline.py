@@ -155,8 +155,10 @@ def _evaluate(
     )
 
 
-def _answers(prepared: Prepared, logits: torch.Tensor) -> dict[str, Any]:
-    """What a candidate answered; the classes only where another metric than accuracy is compared."""
+def _answers(prepared: Prepared, logits: torch.Tensor) -> dict[str, Any] | None:
+    """What a candidate answered; the classes only where another metric than accuracy is compared, no numbers at all."""
+    if prepared.definition.task.is_regression:
+        return None
     compared = {prepared.definition.task.metric, *prepared.definition.objective_names} & set(METRICS)
     return packed(
         prepared.selection.labels.cpu().numpy(),

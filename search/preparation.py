@@ -43,7 +43,7 @@ from search.bert.families import family_of
 from search.bert.importance import Scores, importance
 from search.bert.ladder import check_droppable
 from search.bert.pruned import words_of
-from search.bert.recovery import cross_entropy
+from search.bert.recovery import of_labels
 from search.bert.splitting import load_splits
 from search.bert.surgery import shape_of
 from search.bert.training import Schedule, score, train
@@ -371,7 +371,7 @@ def _made(
     on_stage: OnStage,
 ) -> _Made:
     """Everything, from the checkpoint and the data; what the artifacts hold is not made again."""
-    dense = load_dense(definition.model, labels=len(definition.task.labels), seed=definition.engine.seed)
+    dense = load_dense(definition.model, labels=definition.task.outputs, seed=definition.engine.seed)
     tokenizer = load_tokenizer(definition.model)
     space = Space.of(definition.space, shape_of(dense), definition.recovery)
     _check_fits(definition, dense, space.shape, tokenizer)
@@ -554,7 +554,7 @@ def _check_fits(
             f"model numbers positions from that of token {padding} on; name a checkpoint with its own tokenizer"
         )
     named = [str(name) for _, name in sorted((dense.config.id2label or {}).items())]
-    declared = list(definition.task.labels)
+    declared = list(definition.task.labels) or named
     if definition.teacher.fine_tuned and named != declared and not all(name.startswith("LABEL_") for name in named):
         raise UserError(
             f"task.labels are {declared} and the fine-tuned checkpoint '{definition.model}' has the labels {named}; "
@@ -687,7 +687,7 @@ def _teacher(
                 train(
                     dense,
                     rows,
-                    cross_entropy(),
+                    of_labels(),
                     schedule,
                     pad_id=int(tokenizer.pad_token_id),
                     seed=definition.engine.seed,
@@ -697,8 +697,9 @@ def _teacher(
                 raise UserError(
                     f"the dense teacher cannot be fine-tuned: {failure} (field teacher.learning_rate)"
                 ) from None
-        dense.config.id2label = dict(enumerate(definition.task.labels))
-        dense.config.label2id = {label: number for number, label in enumerate(definition.task.labels)}
+        names = definition.task.labels or (definition.task.label,)
+        dense.config.id2label = dict(enumerate(names))
+        dense.config.label2id = {name: number for number, name in enumerate(names)}
         save(dense, folder)
         tokenizer.save_pretrained(folder)
 

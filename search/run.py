@@ -516,7 +516,7 @@ def _dry_run(definition: Definition) -> None:
     quieten()
     from search.bert.checkpoint import read_shape
 
-    shape = read_shape(definition.model, labels=len(definition.task.labels))
+    shape = read_shape(definition.model, labels=definition.task.outputs)
     space = Space.of(definition.space, shape, definition.recovery)
     print(definition.model_dump_json(indent=2))
     print(

@@ -46,4 +46,5 @@ def stored_importance(study: str, *, storage: str, artifacts: str | None) -> Imp
         heads=scores["heads"],
         neurons=scores["neurons"],
         blocks=scores.get("blocks"),
+        regression=about.definition.task.is_regression,
     )

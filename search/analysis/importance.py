@@ -52,8 +52,9 @@ class Importance:
         rows: Training rows that were asked for.
         heads: Scores (layers, heads).
         neurons: Scores (layers, neurons).
-        blocks: Gain of the loss in nats without the block (layers, 2), attention then feed-forward; None where the
-            study was prepared before blocks were scored.
+        blocks: Gain of the loss without the block (layers, 2), attention then feed-forward; None where the study was
+            prepared before blocks were scored.
+        regression: Whether the labels are numbers: then losses are squared errors.
     """
 
     study: str
@@ -63,13 +64,26 @@ class Importance:
     heads: Scores
     neurons: Scores
     blocks: Scores | None
+    regression: bool = False
+
+    @property
+    def unit(self) -> str:
+        """Unit of the scores of heads and neurons."""
+        if self.regression and self.method in ("fisher", "taylor"):
+            power = (2 if self.loss == "task" else 1) * (2 if self.method == "fisher" else 1)
+            return "label" + {1: "", 2: "²", 4: "⁴"}[power]
+        return UNITS.get(self.method, "no unit")
+
+    @property
+    def loss_unit(self) -> str:
+        """Unit of the losses, and of what blocks gain."""
+        return "label²" if self.regression else "nats"
 
     @property
     def title(self) -> str:
         """Study, method, loss, unit and number of rows in one line."""
-        unit = UNITS.get(self.method, "no unit")
         on = f" on the {self.loss} loss, importance.rows {self.rows}" if self.method in ("fisher", "taylor") else ""
-        return f"Importance in study {self.study}: {self.method} [{unit}]{on}"
+        return f"Importance in study {self.study}: {self.method} [{self.unit}]{on}"
 
 
 def quantiles(scores: Scores, count: int = QUANTILES) -> Scores:
@@ -120,7 +134,7 @@ def least_important_blocks(blocks: Scores) -> list[tuple[int, str, float]]:
         blocks: Gains (layers, 2).
 
     Returns:
-        Layer, kind of block and gain in nats.
+        Layer, kind of block and gain.
     """
     order = np.argsort(blocks, axis=None, kind="stable")
     return [(int(place) // 2, BLOCKS[int(place) % 2], float(blocks.flat[place])) for place in order]
@@ -145,7 +159,8 @@ def render_importance(scores: Importance) -> Group:
         notes.append("blocks: this study was prepared before whole blocks were scored")
     else:
         least = [f"{kind} of layer {layer}" for layer, kind, _gain in least_important_blocks(scores.blocks)[:4]]
-        notes.append(f"blocks: mean gain of the {scores.loss} loss in nats when the block vanishes, its bias staying")
+        gain = f"mean gain of the {scores.loss} loss in {scores.loss_unit}"
+        notes.append(f"blocks: {gain} when the block vanishes, its bias staying")
         notes.append(f"least important blocks: {', '.join(least)}")
     return Group(Text(scores.title, style="bold"), table, *(Text(note, style="dim") for note in notes))
 
@@ -170,11 +185,12 @@ def importance_page(scores: Importance) -> str:
     from plotly import graph_objects
     from plotly.subplots import make_subplots
 
-    unit = UNITS.get(scores.method, "no unit")
+    unit = scores.unit
     shares = [f"{100 * (share + 0.5) / QUANTILES:g} %" for share in range(QUANTILES)]
     titles = ["Heads", "Neurons: quantiles of each layer's scores"]
     if scores.blocks is not None:
-        titles.append(f"Blocks: mean gain of the {scores.loss} loss when the block vanishes, its bias staying [nats]")
+        gain = f"mean gain of the {scores.loss} loss when the block vanishes, its bias staying"
+        titles.append(f"Blocks: {gain} [{scores.loss_unit}]")
     rows = len(titles)
     figure = make_subplots(rows=rows, cols=1, subplot_titles=titles, vertical_spacing=0.3 / rows)
     labels = [f"layer {layer}" for layer in range(len(scores.heads))]
@@ -190,7 +206,7 @@ def importance_page(scores: Importance) -> str:
         for name, colour, gains in zip(BLOCKS, _BLOCK_COLOURS, scores.blocks.T, strict=True):
             bars = graph_objects.Bar(x=labels, y=gains.tolist(), name=name, marker_color=colour)
             figure.add_trace(bars, row=rows, col=1)
-        figure.update_yaxes(title_text="nats", row=rows, col=1)
+        figure.update_yaxes(title_text=scores.loss_unit, row=rows, col=1)
     figure.update_layout(
         title=scores.title,
         template="plotly_white",

@@ -105,7 +105,8 @@ def about(study: StudyRecord) -> list[tuple[str, str]]:
     definition, shape = study.definition, study.shape
     task, recovery, engine = definition.task, definition.recovery, definition.engine
     size = short("parameters", total_parameters(Plan.dense(shape), shape))
-    held = f"{', '.join(task.text)} → {task.label}, one of {len(task.labels)}: {', '.join(task.labels)}"
+    told = f"one of {len(task.labels)}: {', '.join(task.labels)}" if task.labels else "a number"
+    held = f"{', '.join(task.text)} → {task.label}, {told}"
     return [
         (
             "Model",

@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, kl_div, log_softmax
+from torch.nn.functional import kl_div, log_softmax
 from transformers import PreTrainedModel
 
 from search.bert.families import family_of, layers_of
-from search.bert.importance import INPUTS, LOSSES, Batch, evaluating
+from search.bert.importance import INPUTS, LOSSES, Batch, evaluating, losses_of
 from search.bert.pruned import plan_of, shape_of
 from search.errors import UserError, unknown_name
 from search.plan import Plan
@@ -35,10 +35,12 @@ def block_importance(model: PreTrainedModel, batches: Iterable[Batch], *, loss: 
         model: The dense classifier, on any device and in any mode; left as it was.
         batches: Labelled sentences. How they are divided into batches moves the scores by rounding only.
         loss: `task`: the cross-entropy of the labels. `distillation`: KL(dense ‖ without the block), at temperature 1.
+            In a regression, the squared error of the labels, and the squared difference to the dense model's output.
 
     Returns:
-        Mean gain over the sentences in nats (layers, 2), attention then feed-forward, float64 on the CPU. Under `task`
-        it is below 0 where the model is better without the block. Gains of several blocks do not add up.
+        Mean gain over the sentences, in nats or squared labels (layers, 2), attention then feed-forward, float64 on the
+        CPU. Under `task` it is below 0 where the model is better without the block. Gains of several blocks do not add
+        up.
 
     Raises:
         UserError: If there is no such loss.
@@ -70,12 +72,14 @@ def block_importance(model: PreTrainedModel, batches: Iterable[Batch], *, loss: 
 
 
 def _of_task(logits: Tensor, dense: Tensor, labels: Tensor) -> Tensor:
-    """Gain of the labels' cross-entropy (batch,), from two sets of logits (batch, labels)."""
-    return cross_entropy(logits, labels, reduction="none") - cross_entropy(dense, labels, reduction="none")
+    """Gain of the labels' loss (batch,), from two sets of logits (batch, labels)."""
+    return losses_of(logits, labels) - losses_of(dense, labels)
 
 
 def _of_distillation(logits: Tensor, dense: Tensor, labels: Tensor) -> Tensor:  # noqa: ARG001 # as `_of_task`
-    """KL(dense ‖ without the block) of each sentence (batch,): it is 0 for the dense model."""
+    """KL(dense ‖ without the block), or the squared difference, of each sentence (batch,): 0 for the dense model."""
+    if logits.shape[1] == 1:
+        return (logits - dense).square()[:, 0]
     divergence = kl_div(log_softmax(logits, -1), log_softmax(dense, -1), reduction="none", log_target=True)
     return divergence.sum(dim=-1)
 

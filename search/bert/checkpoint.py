@@ -60,7 +60,7 @@ def load_dense(
 
     Args:
         path_or_name: Folder of a checkpoint, or a name on the hub.
-        labels: Number of classes.
+        labels: Number of classes; 1 for a regression.
         attention: Attention implementation, `"sdpa"` or `"eager"`; None leaves the choice to transformers.
         seed: Seed of new weights.
 
@@ -85,7 +85,7 @@ def load_dense(
                 f"name a checkpoint for {labels} labels, or an encoder that has no classifier yet"
             )
     config.num_labels = labels
-    config.problem_type = "single_label_classification"
+    config.problem_type = "regression" if labels == 1 else "single_label_classification"
     return _load(folder, config, may_be_new=new, attention=attention, dtype=torch.float32, seed=seed)
 
 

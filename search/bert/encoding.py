@@ -33,7 +33,12 @@ ROWS_AT_ONCE = 1000
 CHUNK_BATCHES = 50
 """Training batches whose rows are sorted by length together."""
 
-_DTYPES = {"ids": torch.int32, "types": torch.uint8, "offsets": torch.int64, "labels": torch.int64}
+_DTYPES = {
+    "ids": (torch.int32,),
+    "types": (torch.uint8,),
+    "offsets": (torch.int64,),
+    "labels": (torch.int64, torch.float32),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +49,7 @@ class Encoded:
         ids: Token ids of all rows, int32, shape (tokens,).
         types: Token types, 1 for the second text of a pair, uint8, shape (tokens,).
         offsets: Where each row begins in `ids`, and the end of the last, int64, shape (rows + 1,).
-        labels: Numbers of the labels, int64, shape (rows,).
+        labels: Numbers of the labels, int64, or the labels of a regression, float32; shape (rows,).
 
     Raises:
         ValueError: If types or shapes do not fit together.
@@ -56,10 +61,11 @@ class Encoded:
     labels: Tensor
 
     def __post_init__(self) -> None:
-        for name, dtype in _DTYPES.items():
+        for name, dtypes in _DTYPES.items():
             tensor = getattr(self, name)
-            if tensor.dtype != dtype or tensor.dim() != 1:
-                raise ValueError(f"{name} is {tensor.dtype} of shape {tuple(tensor.shape)}: it is flat and {dtype}")
+            if tensor.dtype not in dtypes or tensor.dim() != 1:
+                known = " or ".join(map(str, dtypes))
+                raise ValueError(f"{name} is {tensor.dtype} of shape {tuple(tensor.shape)}: it is flat and {known}")
         if len(self.types) != len(self.ids):
             raise ValueError(f"types has {len(self.types)} tokens and ids has {len(self.ids)}: one type for each token")
         if len(self.offsets) != len(self.labels) + 1:
@@ -166,8 +172,13 @@ def encode(rows: Rows, tokenizer: "PreTrainedTokenizerBase", *, max_tokens: int)
         ids=torch.tensor(ids, dtype=torch.int32),
         types=torch.tensor(types, dtype=torch.uint8),
         offsets=torch.tensor([0, *np.cumsum(lengths, dtype=np.int64)], dtype=torch.int64),
-        labels=torch.tensor(rows.labels, dtype=torch.int64),
+        labels=torch.tensor(rows.labels, dtype=torch.float32 if _are_numbers(rows) else torch.int64),
     )
+
+
+def _are_numbers(rows: Rows) -> bool:
+    """Whether the labels are those of a regression."""
+    return any(isinstance(label, float) for label in rows.labels)
 
 
 def collate(encoded: Encoded, rows: Sequence[int], *, pad_id: int, device: torch.device | str) -> dict[str, Tensor]:
@@ -181,7 +192,7 @@ def collate(encoded: Encoded, rows: Sequence[int], *, pad_id: int, device: torch
 
     Returns:
         `input_ids`, `attention_mask` (1 on tokens, 0 on padding) and `token_type_ids`, each int64 of shape
-        (rows, longest), and `labels`, int64 of shape (rows,).
+        (rows, longest), and `labels` as they are, of shape (rows,).
     """
     places = torch.as_tensor(rows, dtype=torch.int64)
     starts, lengths = encoded.offsets[places], encoded.lengths[places]

@@ -45,8 +45,8 @@ class Scores:
     Attributes:
         heads: Scores (layers, heads), float64 on the CPU.
         neurons: Scores (layers, neurons), float64 on the CPU.
-        blocks: What the loss gains, in nats, when a layer's attention block or its feed-forward block vanishes
-            (layers, 2), float64 on the CPU; None where it was not measured.
+        blocks: What the loss gains, in nats or squared labels, when a layer's attention block or its feed-forward block
+            vanishes (layers, 2), float64 on the CPU; None where it was not measured.
 
     Raises:
         ValueError: If they are not such tensors of equally many layers, or a score is not finite.
@@ -94,8 +94,15 @@ class Loss(Protocol):
 
 
 def task(logits: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """The cross-entropy of the sentences' labels: the empirical Fisher information."""
-    yield torch.ones_like(logits[:, 0]), cross_entropy(logits, labels, reduction="none")
+    """The cross-entropy of the sentences' labels: the empirical Fisher information. In a regression squared errors."""
+    yield torch.ones_like(logits[:, 0]), losses_of(logits, labels)
+
+
+def losses_of(logits: Tensor, labels: Tensor) -> Tensor:
+    """The loss of each sentence's label (batch,): cross-entropy of a class, squared error of a number."""
+    if labels.is_floating_point():
+        return (logits[:, 0] - labels.to(logits.dtype)).square()
+    return cross_entropy(logits, labels, reduction="none")
 
 
 def distillation(logits: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:  # noqa: ARG001 # by protocol
@@ -107,11 +114,17 @@ def distillation(logits: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tenso
     taken whole instead of drawing from it, which costs a backward pass for each label and has no noise.
     The temperature is 1.
 
+    In a regression the distillation loss is (f(m) - f)², f the teacher's output. It begins with the square of
+    Σ_u (df/dm_u)·Δm_u, so the output itself is what is differentiated: its squared gradient is that curvature.
+
     Reference:
         Martens 2020, "New Insights and Perspectives on the Natural Gradient Method": the Fisher information is the
         Hessian of the KL divergence. Kunstner, Balles, Hennig 2019, "Limitations of the Empirical Fisher Approximation
         for Natural Gradient Descent": how it differs from that of the data's labels.
     """
+    if logits.shape[1] == 1:
+        yield torch.ones_like(logits[:, 0]), logits[:, 0]
+        return
     log_probabilities = log_softmax(logits, dim=-1)
     for label in range(logits.shape[1]):
         yield log_probabilities[:, label].detach().exp(), -log_probabilities[:, label]
@@ -175,7 +188,7 @@ def fisher(
         loss: With `task` it is the empirical Fisher information, with `distillation` the true one.
 
     Returns:
-        Scores in squared units of the loss (nats).
+        Scores in squared units of the loss (nats; in a regression squared labels).
 
     Raises:
         ValueError: If there are no sentences.
@@ -203,7 +216,7 @@ def taylor(
         loss: With `distillation` it is the change of log p(y), mean over the labels y that the model would give.
 
     Returns:
-        Scores in units of the loss (nats).
+        Scores in units of the loss (nats; in a regression squared labels).
 
     Raises:
         ValueError: If there are no sentences.

@@ -10,6 +10,7 @@ Whatever is wrong with the rows is said here, with the file and the line; later 
 import csv
 import io
 import json
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,12 +38,13 @@ def read_split(data: str, task: Task, split: str) -> pd.DataFrame:
 
     Returns:
         One row per row of the split, in its order, indexed from 0. The columns are `task.text` and `task.label`, all
-        of them strings. Labels are stripped and declared: numbers read 0, 1, ..., truth values False and True.
+        of them strings. Labels are stripped and declared: numbers read 0, 1, ..., truth values False and True. Without
+        declared labels, in a regression, each of them is a finite number.
 
     Raises:
         UserError: If there is no such file, folder, data set or split; if the file cannot be read or a line of it is
-            malformed; if a column is missing; if no row is left; if a text or label is missing or a label is not
-            declared; if the training split holds one label only.
+            malformed; if a column is missing; if no row is left; if a text or label is missing, a label is not declared
+            or, in a regression, not a number; if the training split holds one label only.
     """
     path = Path(data).expanduser()
     if path.is_file():
@@ -58,11 +60,12 @@ def read_split(data: str, task: Task, split: str) -> pd.DataFrame:
     _require_columns(table.columns, task, source)
     table = _only_where(table, task.where or {}, source)
     columns = {name: _texts(table[name], source) for name in task.text}
-    columns[task.label] = _labels(table[task.label], task.labels, source)
+    read = _numbers if task.is_regression else _labels
+    columns[task.label] = read(table[task.label], task.labels, source)
     if split == task.train and len(set(columns[task.label])) == 1:
+        wanted = "two numbers" if task.is_regression else f"two of the declared labels {_listed(task.labels)}"
         raise UserError(
-            f"{source} holds label {columns[task.label][0]!r} only; training needs rows of at least two of the "
-            f"declared labels {_listed(task.labels)}"
+            f"{source} holds label {columns[task.label][0]!r} only; training needs rows of at least {wanted}"
         )
     return pd.DataFrame(columns)
 
@@ -270,6 +273,22 @@ def _labels(column: "pd.Series[Any]", declared: Sequence[str], source: str) -> l
                 f"{source} has label {label!r} on {column.index.name} {place}, and the declared labels are "
                 f"{_listed(declared)}; correct the row, or set task.labels (the column holds "
                 f"{_listed(sorted(set(labels)))})"
+            )
+    return labels
+
+
+def _numbers(column: "pd.Series[Any]", _declared: Sequence[str], source: str) -> list[str]:
+    """The labels of a regression, as they stand there."""
+    labels = ["" if missing else str(cell).strip() for cell, missing in _cells(column)]
+    for place, label in zip(column.index, labels, strict=True):
+        try:
+            finite = math.isfinite(float(label))
+        except ValueError:
+            finite = False
+        if not finite:
+            raise UserError(
+                f"{source} has label {label!r} on {column.index.name} {place}, and task.labels is empty: then every "
+                "label is a finite number; correct the row, or declare the labels of a classification"
             )
     return labels
 

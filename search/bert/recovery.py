@@ -1,4 +1,4 @@
-"""Train a cut model back: cross-entropy on the labels, and distillation from the dense teacher.
+"""Train a cut model back: on the labels, and by distillation from the dense teacher.
 
 The teacher's logits on the training rows are computed once per study, so that a step costs one forward and one backward
 pass of the cut model, and none of the teacher. Only the hidden states, where they are asked for, need one.
@@ -18,18 +18,26 @@ from search.bert.training import Loss, OnStep, Schedule, train
 from search.definition import RecoverySettings
 
 
-def cross_entropy() -> Loss:
-    """The loss of plain fine-tuning: cross-entropy of the labels, mean over the batch."""
-    return lambda logits, labels, _rows: functional.cross_entropy(logits, labels)
+def of_labels() -> Loss:
+    """The loss of plain fine-tuning, mean over the batch: cross-entropy of classes, squared error of numbers."""
+    return lambda logits, labels, _rows: _of_labels(logits, labels)
+
+
+def _of_labels(logits: Tensor, labels: Tensor) -> Tensor:
+    if labels.is_floating_point():
+        return functional.mse_loss(logits[:, 0], labels.to(logits.dtype))
+    return functional.cross_entropy(logits, labels)
 
 
 def distillation(teacher_logits: Tensor, *, weight: float, temperature: float) -> Loss:
-    """The loss of recovery: `weight` · T² · KL(teacher ‖ student) at temperature T, the rest cross-entropy.
+    """The loss of recovery: `weight` · T² · KL(teacher ‖ student) at temperature T, the rest that of the labels.
+
+    In a regression, which has one output, the first part is the squared difference to the teacher's.
 
     Args:
         teacher_logits: The teacher's logits (training rows, labels), on the device of the student.
         weight: Share of the distillation loss, 0 to 1.
-        temperature: Softmax temperature T of both.
+        temperature: Softmax temperature T of both; not used in a regression.
 
     Returns:
         The loss, mean over the batch. T² keeps the gradients' size independent of T.
@@ -37,15 +45,20 @@ def distillation(teacher_logits: Tensor, *, weight: float, temperature: float) -
     Reference:
         Hinton et al. 2015, "Distilling the Knowledge in a Neural Network", section 2.
     """
-    log_teacher = functional.log_softmax(teacher_logits.float() / temperature, dim=-1)
+    teacher = teacher_logits.float()
+    one_output = teacher.shape[1] == 1
+    known = teacher if one_output else functional.log_softmax(teacher / temperature, dim=-1)
 
     def loss(logits: Tensor, labels: Tensor, rows: list[int]) -> Tensor:
-        target = log_teacher[torch.as_tensor(rows, device=log_teacher.device)]
-        student = functional.log_softmax(logits / temperature, dim=-1)
-        soft = functional.kl_div(student, target, reduction="batchmean", log_target=True) * temperature**2
+        target = known[torch.as_tensor(rows, device=known.device)]
+        if one_output:
+            soft = functional.mse_loss(logits, target)
+        else:
+            student = functional.log_softmax(logits / temperature, dim=-1)
+            soft = functional.kl_div(student, target, reduction="batchmean", log_target=True) * temperature**2
         if weight == 1.0:
             return soft
-        return weight * soft + (1.0 - weight) * functional.cross_entropy(logits, labels)
+        return weight * soft + (1.0 - weight) * _of_labels(logits, labels)
 
     return loss
 
@@ -92,7 +105,7 @@ def recover(
             module.p = settings.dropout
     embeddings = word_table(model)
     embeddings.requires_grad_(settings.train_embeddings)
-    loss = cross_entropy()
+    loss = of_labels()
     if settings.distillation > 0:
         loss = distillation(teacher_logits.to(device), weight=settings.distillation, temperature=settings.temperature)
     trained: nn.Module = model

@@ -23,6 +23,9 @@ from search.errors import UserError
 SENTENCE_END = re.compile(r"[.!?…](\s*(''?|[\"\u201d\u2019)\]}]|-rrb-|-rsb-))*$")
 """End of a sentence in folded text: full stop, exclamation or question mark, then any closing quotes and brackets."""
 
+FIFTHS = 5
+"""Parts that the labels of a regression are divided into, in their order, when rows are drawn."""
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -30,11 +33,12 @@ class Rows:
 
     Attributes:
         texts: For each row its text, or its two texts.
-        labels: For each row the number of its label, counted from 0 in the order of `task.labels`.
+        labels: For each row the number of its label, counted from 0 in the order of `task.labels`; in a regression its
+            label itself.
     """
 
     texts: tuple[tuple[str, ...], ...]
-    labels: tuple[int, ...]
+    labels: tuple[int, ...] | tuple[float, ...]
 
     def __post_init__(self) -> None:
         if len(self.texts) != len(self.labels):
@@ -85,7 +89,8 @@ def load_splits(data: str, task: Task, *, seed: int) -> Splits:
 
     Returns:
         The splits. A carved one has exactly the size asked for and, as near as equal texts allow, each label in the
-        same share as the rows that it was drawn from. Rows keep the order of the file.
+        same share as the rows that it was drawn from (in a regression, labels in each fifth of their order). Rows keep
+        the order of the file.
 
     Raises:
         UserError: If the data cannot be read, one split has two roles, there are too few rows for the sizes asked
@@ -98,17 +103,17 @@ def load_splits(data: str, task: Task, *, seed: int) -> Splits:
     dice = dict(zip((*named, "train"), np.random.default_rng(seed).spawn(3), strict=True))
 
     train = load_rows(data, task, task.train)
-    keys = _keys(train)
+    keys, strata = _keys(train), _strata(train, task)
     may_be_carved = _whole_sentences(keys) if task.phrases else set(keys)
     splits = {role: load_rows(data, task, name) for role, name in named.items() if name is not None}
     rest = _without(range(len(train)), keys, [key for split in splits.values() for key in _keys(split)], task.phrases)
     for role in [role for role, name in named.items() if name is None]:
         pool = [row for row in rest if keys[row] in may_be_carved]
-        carved = _draw(_Draw(f"task.{role}_rows", sizes[role], unit), pool, keys, train.labels, dice[role])
+        carved = _draw(_Draw(f"task.{role}_rows", sizes[role], unit), pool, keys, strata, dice[role])
         splits[role] = train.take(carved)
         rest = _without(rest, keys, [keys[row] for row in carved], task.phrases)
     if task.train_rows is not None:
-        rest = _draw(_Draw("task.train_rows", task.train_rows), rest, range(len(train)), train.labels, dice["train"])
+        rest = _draw(_Draw("task.train_rows", task.train_rows), rest, range(len(train)), strata, dice["train"])
     splits["train"] = train.take(rest)
     _require_two_labels(splits, task)
     return Splits(**splits)
@@ -147,8 +152,18 @@ def load_rows(data: str, task: Task, split: str) -> Rows:
     """
     frame = read_split(data, task, split)
     numbers = {label.strip(): number for number, label in enumerate(task.labels)}
-    texts = zip(*(frame[name].tolist() for name in task.text), strict=True)
-    return Rows(tuple(texts), tuple(numbers[label] for label in frame[task.label].tolist()))
+    texts = tuple(zip(*(frame[name].tolist() for name in task.text), strict=True))
+    if task.is_regression:
+        return Rows(texts, tuple(float(label) for label in frame[task.label].tolist()))
+    return Rows(texts, tuple(numbers[label] for label in frame[task.label].tolist()))
+
+
+def _strata(rows: Rows, task: Task) -> list[int]:
+    """What a drawing keeps the shares of: the labels, or in a regression in which fifth of their order each lies."""
+    if not task.is_regression:
+        return [int(label) for label in rows.labels]
+    edges = np.quantile(rows.labels, np.linspace(0, 1, FIFTHS + 1)[1:-1])
+    return [int(place) for place in np.searchsorted(edges, rows.labels, side="right")]
 
 
 def _keys(rows: Rows) -> list[str]:
@@ -243,7 +258,7 @@ def _shares(counts: Counter[int], size: int) -> dict[int, int]:
 
 def _require_two_labels(splits: dict[str, Rows], task: Task) -> None:
     for role, rows in splits.items():
-        found = [task.labels[number] for number in sorted(set(rows.labels))]
+        found = [f"{label:g}" if task.is_regression else task.labels[int(label)] for label in sorted(set(rows.labels))]
         if len(found) < 2:
             raise UserError(
                 f"the {role.replace('_', '-')} split has {len(rows)} rows with "

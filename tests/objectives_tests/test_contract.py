@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from objectives import Conditions, Measurement, MeasurementUnavailable, Objective, Subject, built_in
-from search.definition import METRICS, OBJECTIVES
+from search.definition import METRICS, OBJECTIVES, REGRESSION_METRICS
 from search.plan import Plan
 
 NAMES = pytest.mark.parametrize("name", OBJECTIVES)
@@ -35,7 +35,10 @@ def catalogue(conditions: Conditions, **changes: Any) -> dict[str, Objective]:
 
 
 @pytest.fixture
-def subject(build: Callable[..., Any]) -> Subject:
+def subject(build: Callable[..., Any], request: pytest.FixtureRequest) -> Subject:
+    parameters = request.node.callspec.params if hasattr(request.node, "callspec") else {}
+    if parameters.get("name") in REGRESSION_METRICS:
+        return Subject(build(CUT), logits=torch.tensor([[2.0], [0.5], [3.0]]), labels=torch.tensor([1.0, 0.0, 4.5]))
     return Subject(
         build(CUT), logits=torch.tensor([[2.0, 1.0], [0.0, 1.0], [0.0, 3.0]]), labels=torch.tensor([0, 1, 0])
     )

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from scipy import stats
 
 from objectives import Subject, all_metrics
 from objectives.quality import Quality
@@ -78,3 +79,43 @@ def test_scores_that_do_not_fit_are_refused(logits: tuple[int, ...], labels: tup
 def test_an_unknown_metric_lists_the_known_ones() -> None:
     with pytest.raises(ValueError, match="unknown metric 'f2'; choose one of accuracy, f1, matthews"):
         Quality("f2")
+
+
+# --- a regression
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_correlations_are_those_of_scipy(ties: bool) -> None:
+    dice = torch.Generator().manual_seed(1)
+    labels = torch.rand(40, generator=dice) * 5
+    logits = (labels + torch.randn(40, generator=dice))[:, None]
+    if ties:
+        labels, logits = labels.round(), logits.round()
+    measured = all_metrics(logits, labels)
+    assert set(measured) == {"pearson", "spearman"}
+    true, said = labels.double().numpy(), logits[:, 0].double().numpy()
+    assert measured["pearson"].value == pytest.approx(stats.pearsonr(true, said).statistic, abs=1e-12)
+    assert measured["spearman"].value == pytest.approx(stats.spearmanr(true, said).statistic, abs=1e-12)
+    assert Quality("pearson").measure(Subject(torch.nn.Identity(), -logits, labels)).value == pytest.approx(
+        -measured["pearson"].value
+    )
+    assert (measured["spearman"].samples, measured["spearman"].unit) == (40, "")
+
+
+def test_what_is_the_same_everywhere_correlates_with_nothing() -> None:
+    rising = torch.tensor([1.0, 2.0, 3.0])
+    for logits, labels in ((torch.ones(3, 1), rising), (rising[:, None], torch.ones(3))):
+        assert {name: one.value for name, one in all_metrics(logits, labels).items()} == {"pearson": 0, "spearman": 0}
+    for one in all_metrics(2 * rising[:, None] + 7, rising).values():
+        assert one.value == pytest.approx(1.0, abs=1e-12)
+
+
+def test_metrics_of_classes_and_of_numbers_are_not_mixed_up() -> None:
+    numbers = Subject(torch.nn.Identity(), torch.tensor([[0.5], [2.0]]), torch.tensor([1.0, 3.0]))
+    classes = Subject(torch.nn.Identity(), scores([0, 1]), torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match="accuracy of labels that are numbers: for these use pearson, spearman"):
+        Quality("accuracy").measure(numbers)
+    with pytest.raises(ValueError, match="pearson of labels that are classes: for these use accuracy, f1, matthews"):
+        Quality("pearson").measure(classes)
+    with pytest.raises(ValueError, match=r"labels that are numbers belong to logits of shape \(rows, 1\)"):
+        all_metrics(torch.zeros(2, 2), torch.tensor([1.0, 3.0]))

@@ -10,7 +10,7 @@ from test_supernet import SCORES, ignore, rows, tiny
 from search.bert.choose import choose
 from search.bert.encoding import collate
 from search.bert.hidden import WithTeacher, distance
-from search.bert.recovery import cross_entropy, recover
+from search.bert.recovery import of_labels, recover
 from search.bert.surgery import cut
 from search.definition import RecoverySettings
 from search.plan import Plan
@@ -88,8 +88,8 @@ def test_the_loss_is_the_others_and_the_weighted_distance() -> None:
     pair, labels = WithTeacher(student, tiny()), rows().labels
     logits = pair(**given).logits
     assert torch.equal(logits, student(**given).logits)
-    alone = cross_entropy()(logits, labels, [])
-    whole = pair.loss(cross_entropy(), weight=2.0)(logits, labels, [])
+    alone = of_labels()(logits, labels, [])
+    whole = pair.loss(of_labels(), weight=2.0)(logits, labels, [])
     assert (whole - alone).item() == pytest.approx(2.0 * apart(student), rel=1e-4)
 
 

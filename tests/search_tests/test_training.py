@@ -11,7 +11,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from search.bert.checkpoint import PrunedBertForSequenceClassification
 from search.bert.encoding import Encoded
-from search.bert.recovery import cross_entropy, distillation, recover
+from search.bert.recovery import distillation, of_labels, recover
 from search.bert.training import Schedule, autocast, parameter_groups, rate, score, train
 from search.definition import RecoverySettings
 from search.errors import TrialError
@@ -48,7 +48,7 @@ def ignore(_done: int, _total: int) -> None:
 
 def trained(seed: int) -> dict[str, torch.Tensor]:
     candidate = model()
-    train(candidate, rows(), cross_entropy(), SCHEDULE, pad_id=0, seed=seed, on_step=ignore)
+    train(candidate, rows(), of_labels(), SCHEDULE, pad_id=0, seed=seed, on_step=ignore)
     return candidate.state_dict()
 
 
@@ -71,7 +71,7 @@ def test_training_learns_and_ends_in_eval_mode() -> None:
     candidate, data = model(), rows()
     schedule = Schedule(steps=60, batch_size=8, learning_rate=5e-3, warmup=0.1, weight_decay=0.0, precision="fp32")
     told: list[tuple[int, int]] = []
-    train(candidate, data, cross_entropy(), schedule, pad_id=0, seed=0, on_step=lambda d, t: told.append((d, t)))
+    train(candidate, data, of_labels(), schedule, pad_id=0, seed=0, on_step=lambda d, t: told.append((d, t)))
     assert not candidate.training
     assert told == [(step, 60) for step in range(1, 61)]
     logits = score(candidate, data, pad_id=0, batch_size=5, precision="fp32")
@@ -156,7 +156,7 @@ class Explodes(nn.Module):
 
 def test_a_loss_that_is_not_a_number_ends_the_trial_with_the_reason() -> None:
     with pytest.raises(TrialError, match=r"the loss became nan at step 1 of 12; lower the learning rate \(now 0.005\)"):
-        train(Explodes(), rows(), cross_entropy(), SCHEDULE, pad_id=0, seed=0, on_step=ignore)
+        train(Explodes(), rows(), of_labels(), SCHEDULE, pad_id=0, seed=0, on_step=ignore)
 
 
 def test_autocast_is_used_where_asked_for() -> None:
