@@ -15,8 +15,10 @@ from search import load
 from search.analysis.front import front
 from search.analysis.pick import pick
 from search.analysis.table import frame
+from search.cli import _intensity
 from search.engine import study
 from search.engine.worker import work
+from search.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 
@@ -149,6 +151,22 @@ def test_python_reads_the_same_study(finished: Path) -> None:
     assert frame(study)["on_front"].sum() == len(front(study))
 
 
+def test_ledger_says_what_the_search_used_and_when_it_pays(finished: Path) -> None:
+    values = json.loads(command("ledger", "case", "--grid", "400", "--json", folder=finished).stdout)
+    assert values["grid_g_per_kwh"] == 400.0
+    assert len([entry for entry in values["entries"] if entry["group"] == "complete"]) > 1
+    assert values["seconds"] > 0
+    trials = {point["trial"] for point in values["points"]}
+    assert trials == {record.trial for record in front(load("case", f"sqlite:///{finished}/runs/case/study.db"))} - {0}
+    done = command("ledger", "case", "--grid", "nan", folder=finished)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == "error: --grid is nan; give the grams of CO2-equivalent per kWh, 0 or more\n"
+    for intensity in (-1.0, float("inf")):
+        with pytest.raises(UserError, match="--grid is"):
+            _intensity(intensity)
+
+
 def test_show_prints_one_trial(finished: Path) -> None:
     shown = command("show", "case", "3", folder=finished)
     assert shown.returncode == 0
@@ -173,7 +191,7 @@ def test_doctor_says_where_the_packages_come_from(tmp_path: Path) -> None:
 def test_help_names_the_commands(tmp_path: Path) -> None:
     done = command("--help", folder=tmp_path)
     assert done.returncode == 0
-    looking = ("front", "importance", "pick", "report", "show", "studies", "dashboard", "doctor")
+    looking = ("front", "importance", "pick", "report", "show", "measure", "ledger", "studies", "dashboard", "doctor")
     for name in (*looking, "work", "resume", "run", "copy", "proxy"):
         assert name in done.stdout
 
