@@ -4,23 +4,21 @@
     compile        torch.compile, one graph without breaks
     cuda_graphs    eager's kernels recorded once per shape of a batch and replayed; CUDA only
     onnxruntime    exported to ONNX, with batch and length left open, and run by ONNX Runtime (extra: onnx)
+    onnxruntime_int8    the same, dynamically quantised to 8 bits; CPU only
 
 Each prepares a model once, outside every timed region, and then runs any of the batches it was prepared for.
 """
 
-import logging
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from types import FunctionType
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from objectives.measurement import MeasurementUnavailable
+from objectives.onnx_graph import INPUTS, PROVIDERS, missing_package, quantised, runner, to_onnx
 
 Batch = Mapping[str, Tensor]
 """`input_ids` and `attention_mask`, each of shape (batch, tokens), on the model's device."""
@@ -103,17 +101,6 @@ def _compiled(model: nn.Module, batches: Sequence[Batch], *, threads: int) -> Fo
     return lambda batch: cast(Tensor, compiled(**batch))
 
 
-class _Logits(nn.Module):
-    """A classifier whose output is the plain tensor of its logits (batch, labels), as exporters want it."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        return cast(Tensor, self.model(input_ids=input_ids, attention_mask=attention_mask).logits)
-
-
 def _cuda_graphs(model: nn.Module, batches: Sequence[Batch], *, threads: int) -> Forward:  # noqa: ARG001
     graphs = {_shape(batch): _Recorded(model, batch) for batch in batches}
     return lambda batch: graphs[_shape(batch)](batch)
@@ -146,71 +133,33 @@ def _not_cuda(device: torch.device) -> str | None:
 
 
 def _onnxruntime(model: nn.Module, batches: Sequence[Batch], *, threads: int) -> Forward:
-    import onnxruntime
-
-    device = batches[0]["input_ids"].device
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3  # errors
-    session = onnxruntime.InferenceSession(_exported(model, batches), options, providers=[_PROVIDERS[device.type]])
-
-    def run(batch: Batch) -> Tensor:
-        (logits,) = session.run(None, {name: tensor.cpu().numpy() for name, tensor in batch.items()})
-        return torch.from_numpy(logits)
-
-    return run
+    return runner(_graph(model, batches), device=batches[0]["input_ids"].device, threads=threads)
 
 
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+def _onnxruntime_int8(model: nn.Module, batches: Sequence[Batch], *, threads: int) -> Forward:
+    return runner(quantised(_graph(model, batches)), device=batches[0]["input_ids"].device, threads=threads)
 
 
-def _exported(model: nn.Module, batches: Sequence[Batch]) -> bytes:
-    """The model in ONNX, with batch and length left open."""
-    example = max(batches, key=lambda batch: batch["input_ids"].numel())
-    # A dimension of size 1 would be taken for a constant; any other size stands for all.
-    tokens = max(2, example["input_ids"].shape[1])
-    # Two tensors: one that is given twice would be taken for one input.
-    ids, mask = (torch.ones((2, tokens), dtype=torch.long, device=example["input_ids"].device) for _ in range(2))
-    dimensions = {0: torch.export.Dim("batch"), 1: torch.export.Dim("tokens")}
-    with _quiet_export(), torch.inference_mode(False), torch.no_grad():
-        program = torch.onnx.export(
-            _Logits(model).eval(),
-            (ids, mask),
-            input_names=["input_ids", "attention_mask"],
-            dynamic_shapes={"input_ids": dimensions, "attention_mask": dimensions},
-            dynamo=True,
-            verbose=False,
-        )
-    return cast(bytes, cast(Any, program).model_proto.SerializeToString())
-
-
-@contextmanager
-def _quiet_export() -> Iterator[None]:
-    """Silence what the exporter says about itself: packages it would like, deprecated parts of torch that it uses."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
+def _graph(model: nn.Module, batches: Sequence[Batch]) -> bytes:
+    return to_onnx(model, inputs=INPUTS[:2], tokens=max(batch["input_ids"].shape[1] for batch in batches))
 
 
 def _no_onnx(device: torch.device) -> str | None:
-    missing = [name for name in ("onnxruntime", "onnx", "onnxscript") if find_spec(name) is None]
-    if missing:
-        return f'needs the package {missing[0]}: install the extra, pip install "paretobert[onnx]"'
+    if (package := missing_package()) is not None:
+        return f'needs the package {package}: install the extra, pip install "paretobert[onnx]"'
     import onnxruntime
 
-    provider = _PROVIDERS.get(device.type)
+    provider = PROVIDERS.get(device.type)
     if provider not in onnxruntime.get_available_providers():
         return (
             f"has no execution provider for {device.type} here (it has "
             f"{', '.join(onnxruntime.get_available_providers())}): install onnxruntime-gpu for CUDA, or use eager"
         )
     return None
+
+
+def _not_cpu(device: torch.device) -> str | None:
+    return _no_onnx(device) if device.type == "cpu" else f"runs on the CPU, and the models run on {device}: use eager"
 
 
 def _shape(batch: Batch) -> tuple[int, ...]:
@@ -222,5 +171,6 @@ BACKENDS: Mapping[str, Backend] = {
     "compile": Backend("torch.compile", _compiled, _never),
     "cuda_graphs": Backend("CUDA graphs", _cuda_graphs, _not_cuda),
     "onnxruntime": Backend("ONNX Runtime", _onnxruntime, _no_onnx),
+    "onnxruntime_int8": Backend("ONNX Runtime, dynamic int8", _onnxruntime_int8, _not_cpu),
 }
 """The backends by name."""

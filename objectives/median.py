@@ -59,7 +59,8 @@ def _rank(count: int, confidence: float) -> int:
     They miss it if fewer than k observations lie on one side: 2 · P(binomial(count, 1/2) < k).
     """
     rank, below = 0, 0
-    while 2 * (below + comb(count, rank)) <= (1 - confidence) * 2**count:
+    share, of = (1 - confidence).as_integer_ratio()  # whole numbers: 2**count is beyond any float from 1024 on
+    while 2 * (below + comb(count, rank)) * of <= share << count:
         below += comb(count, rank)
         rank += 1
     return rank

@@ -522,6 +522,46 @@ def proxy(
 
 
 @app.command()
+def export(
+    study: Study,
+    trial: Annotated[int, typer.Argument(help="Number of the trial.", show_default=False)],
+    folder: Annotated[Path, typer.Argument(help="Folder to write; it must not exist yet.", show_default=False)],
+    storage: Storage = None,
+    artifacts: ArtifactsOf = None,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Add an ONNX file, checked against PyTorch.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="Add a dynamically quantised ONNX file, measured.")] = False,
+    bf16: Annotated[bool, typer.Option("--bf16", help="Add the weights in bfloat16, measured.")] = False,
+    device: Annotated[str, typer.Option(help="What computes: cpu, cuda:0, mps.")] = "cpu",
+) -> None:
+    """Make a trial's model again, and write it as a folder that transformers loads."""
+    from search.deploy.export import Wanted
+    from search.process import Place
+    from search.run import quieten
+    from search.shipping import export as export_to
+
+    quieten()
+    place = Place(storage or default_storage(study), artifacts, device)
+    export_to(study, trial, folder, place, Wanted(onnx=onnx, int8=int8, bf16=bf16), make_console())
+
+
+@app.command()
+def predict(
+    folder: Annotated[Path, typer.Argument(help="Folder that export wrote.", show_default=False)],
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object per line, with the scores of all labels.")
+    ] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Most lines that go through the model together.")] = 32,
+    device: Annotated[str, typer.Option(help="What computes: cpu, cuda:0, mps.")] = "cpu",
+) -> None:
+    """Read lines from standard input, for pairs two texts with a tab between, and print label and score of each."""
+    from search.run import quieten
+    from search.shipping import predict as predict_lines
+
+    quieten()
+    predict_lines(folder, sys.stdin, sys.stdout, device=device, batch_size=batch_size, as_json=as_json)
+
+
+@app.command()
 def doctor() -> None:
     """Print versions, devices, energy sources, and where the packages were imported from."""
     from search.doctor import report

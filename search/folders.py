@@ -1,7 +1,10 @@
 """Making folders, and taking back those that turned out not to be needed."""
 
+import shutil
 import tempfile
-from contextlib import suppress
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -39,3 +42,29 @@ def check_writable(folder: Path) -> None:
             pass
     finally:
         remove_empty(made)
+
+
+@contextmanager
+def appearing(target: Path) -> Iterator[Path]:
+    """An empty folder that takes its name when the block ends well; else nothing is left of it.
+
+    Args:
+        target: Its name: a folder that does not exist, or is empty. Parents are made.
+
+    Yields:
+        The folder to write into; it lies beside `target`.
+
+    Raises:
+        OSError: If it cannot be made, or gets no name because something is there by now.
+    """
+    new = make(target.parent)
+    making = target.parent / f".{target.name}-{uuid.uuid4().hex}"
+    try:
+        making.mkdir()
+        yield making
+        if target.is_dir():
+            target.rmdir()  # only an empty folder can be removed so
+        making.rename(target)
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
+        remove_empty(new)

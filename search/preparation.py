@@ -302,7 +302,7 @@ def instruments(
     energy = definition.energy
     return built_in(
         dense_encoder_parameters=dense_encoder_parameters,
-        conditions=_conditions(definition.latency, lengths),
+        conditions=latency_conditions(definition.latency, lengths),
         device=device,
         energy_source=energy_source,
         energy_window_s=energy.window_s,
@@ -310,7 +310,9 @@ def instruments(
         energy_idle_s=energy.idle_s,
         picojoules_per_mac=energy.picojoules_per_mac,
         picojoules_per_byte=energy.picojoules_per_byte,
-        latencies={name: _conditions(settings, lengths) for name, settings in definition.named_latencies.items()},
+        latencies={
+            name: latency_conditions(settings, lengths) for name, settings in definition.named_latencies.items()
+        },
     )
 
 
@@ -503,7 +505,7 @@ def _latencies(definition: Definition) -> dict[str, LatencySettings]:
     }
 
 
-def _conditions(settings: LatencySettings, lengths: Tensor) -> Conditions:
+def latency_conditions(settings: LatencySettings, lengths: Tensor) -> Conditions:
     """How a model is run for a latency; `lengths` (rows,) are those of the selection split."""
     mix = settings.tokens == "selection"
     return Conditions(

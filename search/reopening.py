@@ -81,7 +81,7 @@ def reopen(name: str, place: Place, listener: Listener, *, measures: bool) -> Re
 
 def _without_measuring(about: "Stored") -> "Stored":
     """The same study without what only its machine can measure; what determines a trial's weights stays."""
-    eager = about.definition.latency.model_copy(update={"backend": "eager", "dtype": "float32"})
+    eager = about.definition.latency.model_copy(update={"backend": "eager", "dtype": "float32", "source": "measured"})
     fields = {"energy": EnergySettings(source="model"), "latency": eager, "latencies": {}}
     definition = about.definition.model_copy(update=fields)
     return replace(about, definition=definition, energy_source="model", reference_ms={})

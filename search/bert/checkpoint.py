@@ -48,6 +48,10 @@ TOKENIZER = (
     "vocab.json",
     "merges.txt",
 )
+SHIPPED = "pruned_"
+"""What the model type of an exported model begins with (`search.deploy.shipped`)."""
+_OF_SHIPPED = ("model_type", "auto_map", "architectures")
+"""Fields of a config that name the class that reads it: here that is always this package's own."""
 
 
 def load_dense(
@@ -225,6 +229,7 @@ def _read_config(folder: Path) -> PreTrainedConfig:
         kind = values.get("model_type")
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"the file '{path}' holds no config ({error}); name the folder of a checkpoint") from None
+    kind = kind.removeprefix(SHIPPED) if isinstance(kind, str) else kind
     if kind not in FAMILIES:
         raise UserError(
             f"the file '{path}' has model_type {kind!r}; what can be pruned is of type {', '.join(FAMILIES)}: "
@@ -239,7 +244,8 @@ def _read_config(folder: Path) -> PreTrainedConfig:
             "name such a checkpoint"
         )
     try:
-        config: PreTrainedConfig = FAMILIES[kind].config.from_dict(values)
+        own = {name: value for name, value in values.items() if name not in _OF_SHIPPED}
+        config: PreTrainedConfig = FAMILIES[kind].config.from_dict(own)
         plan_of(config)
     except (ValueError, TypeError, ArithmeticError, StrictDataclassError) as error:
         reason = " ".join(str(error).split())

@@ -88,7 +88,7 @@ def test_cuda_graphs_need_cuda(conditions: Conditions) -> None:
 
 
 def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("objectives.backends.find_spec", lambda name: None if name == "onnxruntime" else name)
+    monkeypatch.setattr("objectives.onnx_graph.find_spec", lambda name: None if name == "onnxruntime" else name)
     with pytest.raises(MeasurementUnavailable, match=r"needs the package onnxruntime.*paretobert\[onnx\]"):
         open_backend("onnxruntime", CPU)
 
@@ -110,7 +110,7 @@ def test_what_a_backend_cannot_run_is_no_measurement(
     def breaks(*_: object, **__: object) -> Any:
         raise TypeError("no kernel for this\nand a long story")
 
-    monkeypatch.setattr("objectives.backends._exported", breaks)
+    monkeypatch.setattr("objectives.backends.to_onnx", breaks)
     with pytest.raises(MeasurementUnavailable, match=r"'onnxruntime' cannot run this model \(TypeError: no kernel"):
         Latency(replace(conditions, backend="onnxruntime")).measure(Subject(build()))
 

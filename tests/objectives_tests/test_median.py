@@ -68,3 +68,9 @@ def test_too_few_observations_have_none() -> None:
 def test_a_confidence_is_a_probability(confidence: float) -> None:
     with pytest.raises(ValueError, match="it lies between 0 and 1"):
         median_interval([1.0], confidence=confidence)
+
+
+def test_thousands_of_observations_have_an_interval() -> None:
+    """A small model on a fast backend is run more often than a float can count the outcomes of."""
+    low, high = median_interval(range(5000)) or (0, 0)
+    assert (low, high) == pytest.approx((2430, 2569), abs=1)  # 2500 -+ 1.96 * sqrt(5000) / 2

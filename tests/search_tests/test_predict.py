@@ -1,0 +1,100 @@
+"""Labels for lines of text: in order, at once where lines come one by one, with a plain word for a wrong line."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from small_study import Searched
+
+from search import shipping
+from search.bert.checkpoint import load
+from search.bert.encoding import load_tokenizer
+from search.deploy.export import Wanted
+from search.deploy.predict import Predictor, predictions
+from search.errors import UserError
+
+CPU = torch.device("cpu")
+LINES = ["a film of rare beauty", "dull , dull , dull", "", "caf\u00e9 " * 60, "3 of them"]
+
+
+@pytest.fixture(scope="module")
+def folder(small: Searched, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("predict") / "model"
+    shipping.export(small.name, 1, target, small.place, Wanted(), Console(file=io.StringIO()))
+    return target
+
+
+@pytest.fixture(scope="module")
+def couples(pairs: Searched, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("couples") / "model"
+    shipping.export(pairs.name, 1, target, pairs.place, Wanted(), Console(file=io.StringIO()))
+    return target
+
+
+def expected(folder: Path, *texts: list[str]) -> list[list[float]]:
+    """Probabilities of each row by itself."""
+    model, tokenizer = load(folder), load_tokenizer(str(folder))
+    rows = [
+        tokenizer(*row, truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt")
+        for row in zip(*texts, strict=True)
+    ]
+    with torch.inference_mode():
+        return [torch.softmax(model(**row).logits[0], dim=0).tolist() for row in rows]
+
+
+def test_each_line_gets_its_answer_whatever_the_batch(folder: Path) -> None:
+    predictor, rows = Predictor(folder, CPU), expected(folder, LINES)
+    assert len({round(row[0], 3) for row in rows}) > 2
+    for size in (1, 2, 64):
+        found = list(predictions(predictor, [line + "\n" for line in LINES], batch_size=size))
+        assert [list(one.scores.values()) for one in found] == [pytest.approx(row, abs=1e-5) for row in rows]
+        assert [one.label for one in found] == [str(row.index(max(row))) for row in rows]
+        assert [one.score for one in found] == [pytest.approx(max(row), abs=1e-5) for row in rows]
+
+
+def test_pairs_are_divided_by_a_tab(couples: Path) -> None:
+    firsts, seconds = LINES[:3], ["yes", "no", "it is"]
+    lines = [f"{first}\t{second}\r\n" for first, second in zip(firsts, seconds, strict=True)]
+    predictor = Predictor(couples, CPU)
+    found = list(predictions(predictor, lines, batch_size=2))
+    rows = expected(couples, firsts, seconds)
+    assert [list(one.scores.values()) for one in found] == [pytest.approx(row, abs=1e-5) for row in rows]
+    answers = predictions(predictor, [*lines[:2], "no tab", lines[2]], batch_size=8)
+    answered = [next(answers), next(answers)]
+    with pytest.raises(UserError, match="line 3 holds 1 texts and the model takes pairs; write the two texts with one"):
+        next(answers)
+    assert len(answered) == 2
+
+
+def test_a_line_that_comes_alone_is_answered_before_the_next_one_comes(folder: Path) -> None:
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w") as there, os.fdopen(reading) as here:
+        answers = predictions(Predictor(folder, CPU), here, batch_size=64)
+        for line in LINES[:2]:
+            print(line, file=there, flush=True)
+            assert next(answers).scores
+        there.close()
+        assert list(answers) == []
+
+
+def test_the_command_reads_standard_input(folder: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "search", "predict", str(folder)]
+    given = "".join(f"{line}\n" for line in LINES)
+    done = subprocess.run([*command, "--json"], input=given, capture_output=True, text=True, timeout=300, check=True)
+    rows, found = expected(folder, LINES), [json.loads(line) for line in done.stdout.splitlines()]
+    assert [one["scores"] for one in found] == [
+        {"0": pytest.approx(row[0], abs=1e-5), "1": pytest.approx(row[1], abs=1e-5)} for row in rows
+    ]
+    assert [one["label"] for one in found] == [str(row.index(max(row))) for row in rows]
+    out = io.StringIO()
+    shipping.predict(folder, io.StringIO(given), out, device="cpu", batch_size=8, as_json=False)
+    assert out.getvalue().splitlines() == [f"{one['label']}\t{one['score']:.4f}" for one in found]
+    failed = subprocess.run([*command[:-1], str(tmp_path)], capture_output=True, text=True, timeout=300, check=False)
+    assert failed.returncode == 2
+    assert failed.stderr.startswith(f"error: the folder '{tmp_path}' has no readable paretobert.json")
