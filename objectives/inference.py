@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from objectives import parts
-from objectives.backends import BACKENDS, open_backend
+from objectives.backends import BACKENDS, Forward, open_backend
 from objectives.measurement import MeasurementUnavailable
 
 Run = Callable[[], None]
@@ -81,12 +81,13 @@ class Conditions:
 
 
 @contextmanager
-def ready(model: nn.Module, conditions: Conditions) -> Iterator[Sequence[Run]]:
+def ready(model: nn.Module, conditions: Conditions, forward: Forward | None = None) -> Iterator[Sequence[Run]]:
     """Make a model ready to be measured, and put its modes and torch's threads back afterwards.
 
     Args:
         model: A transformers classifier on its device.
         conditions: Batch, tokens, threads, number type and backend.
+        forward: What runs the model under this backend, where it has been prepared already.
 
     Yields:
         What runs each of the batches: one, or `MIX_BATCHES` for a mix of lengths.
@@ -96,7 +97,7 @@ def ready(model: nn.Module, conditions: Conditions) -> Iterator[Sequence[Run]]:
         ValueError: If the model has fewer positions than the conditions have tokens.
     """
     with modes(model, conditions):
-        yield prepare(model, conditions)
+        yield prepare(model, conditions, forward)
 
 
 @contextmanager
@@ -116,7 +117,7 @@ def modes(model: nn.Module, conditions: Conditions) -> Iterator[None]:
             module.training = training
 
 
-def prepare(model: nn.Module, conditions: Conditions) -> list[Run]:
+def prepare(model: nn.Module, conditions: Conditions, forward: Forward | None = None) -> list[Run]:
     """Prepare the backend for a model, inside its `modes`; what it gives may be run inside `modes` again and again.
 
     Raises:
@@ -126,23 +127,25 @@ def prepare(model: nn.Module, conditions: Conditions) -> list[Run]:
     batches = random_batches(model, conditions)
     device, dtype = device_of(model), DTYPES[conditions.dtype]
     backend = open_backend(conditions.backend, device)
-    cast = model if next(model.parameters()).dtype == dtype else copy.deepcopy(model).to(dtype)
     try:
-        forward = backend.prepare(cast, batches, threads=torch.get_num_threads())
+        if forward is None:
+            cast = model if next(model.parameters()).dtype == dtype else copy.deepcopy(model).to(dtype)
+            forward = backend.prepare(cast, batches, threads=torch.get_num_threads())
     except (MeasurementUnavailable, torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:  # of compilers and exporters, which have no common one
         reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
         raise MeasurementUnavailable(f"the backend {conditions.backend!r} cannot run this model ({reason})") from error
 
-    def run_of(batch: dict[str, torch.Tensor]) -> Run:
-        def run() -> None:
-            forward(batch)
-            synchronise(device)
+    return [_run_of(forward, batch, device) for batch in batches]
 
-        return run
 
-    return [run_of(batch) for batch in batches]
+def _run_of(forward: Forward, batch: dict[str, torch.Tensor], device: torch.device) -> Run:
+    def run() -> None:
+        forward(batch)
+        synchronise(device)
+
+    return run
 
 
 def random_batches(model: nn.Module, conditions: Conditions) -> list[dict[str, torch.Tensor]]:

@@ -24,7 +24,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from objectives.backends import BACKENDS
+from objectives.backends import BACKENDS, Forward
 from objectives.clocks import clock_mhz
 from objectives.inference import Conditions, Run, device_of, modes, prepare, ready
 from objectives.measurement import Measurement
@@ -50,6 +50,9 @@ class Latency:
         reference_ms: Its latency when the study was created, in milliseconds; None where there is none: then nothing
             can be corrected.
         corrected: Whether the value is the corrected figure; else it is the absolute one.
+        reference_conditions: How the reference is run; None runs it as the model.
+        forward: What runs the model under the conditions' backend, where it has been prepared already; None prepares
+            each model.
 
     Raises:
         ValueError: If `corrected` is asked for without both references, or `reference_ms` is not above 0.
@@ -61,6 +64,8 @@ class Latency:
     reference: nn.Module | None = None
     reference_ms: float | None = None
     corrected: bool = False
+    reference_conditions: Conditions | None = None
+    forward: Forward | None = None
     unit: ClassVar[str] = "ms"
     direction: ClassVar[Direction] = "minimize"
     needs_scores: ClassVar[bool] = False
@@ -84,10 +89,10 @@ class Latency:
             ValueError: If the model has fewer positions than the conditions have tokens.
         """
         with ExitStack() as stack:
-            runs = stack.enter_context(ready(subject.model, self.conditions))
+            runs = stack.enter_context(ready(subject.model, self.conditions, self.forward))
             reference_runs = [] if self.reference is None else self._reference_runs
             if self.reference is not None:
-                stack.enter_context(modes(self.reference, self.conditions))
+                stack.enter_context(modes(self.reference, self._conditions_beside))
             for run in [*_repeated(reference_runs, 1), *_repeated(runs, self.conditions.warmup)]:
                 run()
             observed = observe(runs, reference_runs, self.conditions, self.clock, related=self.corrected)
@@ -99,8 +104,12 @@ class Latency:
     def _reference_runs(self) -> list[Run]:
         """The reference, prepared once: compiling it again for every model would cost more than the measurement."""
         assert self.reference is not None
-        with modes(self.reference, self.conditions):
-            return prepare(self.reference, self.conditions)
+        with modes(self.reference, self._conditions_beside):
+            return prepare(self.reference, self._conditions_beside)
+
+    @property
+    def _conditions_beside(self) -> Conditions:
+        return self.reference_conditions or self.conditions
 
     def _summary(self, observed: Observed, conditions: dict[str, Any]) -> Measurement:
         means = observed.means

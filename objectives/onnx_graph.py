@@ -7,6 +7,7 @@ Batch and length stay open. The 8-bit weights use 7 bits: so the sums of product
 what the graph computes does not depend on the machine that it was tried on.
 """
 
+import inspect
 import logging
 import tempfile
 import warnings
@@ -29,7 +30,8 @@ INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 """Names of the inputs of a graph that is shipped, each int64 of shape (batch, tokens)."""
 
 Run = Callable[[Mapping[str, Tensor]], Tensor]
-"""Runs one batch, by the names of the graph's inputs; gives its logits (batch, labels) on the CPU."""
+"""Runs one batch, by the names of the graph's inputs, of which token types may be left out: then all are 0. Gives its
+logits (batch, labels) on the CPU."""
 
 
 class _Logits(nn.Module):
@@ -47,6 +49,11 @@ class _Logits(nn.Module):
 def missing_package() -> str | None:
     """The first package of the extra onnx that is not installed, or None."""
     return next((name for name in PACKAGES if find_spec(name) is None), None)
+
+
+def inputs_of(model: nn.Module) -> Sequence[str]:
+    """Names of the inputs that a model is shipped with: token types only where it tells texts apart by them."""
+    return INPUTS if "token_type_ids" in inspect.signature(model.forward).parameters else INPUTS[:2]
 
 
 def to_onnx(model: nn.Module, *, inputs: Sequence[str] = INPUTS, tokens: int = 16) -> bytes:
@@ -113,12 +120,13 @@ def runner(graph: bytes | Path, *, device: torch.device, threads: int) -> Run:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3  # errors
-    given = graph if isinstance(graph, bytes) else str(graph)
-    session = onnxruntime.InferenceSession(given, options, providers=[PROVIDERS[device.type]])
+    source = graph if isinstance(graph, bytes) else str(graph)
+    session = onnxruntime.InferenceSession(source, options, providers=[PROVIDERS[device.type]])
     names = [known.name for known in session.get_inputs()]
 
     def run(batch: Mapping[str, Tensor]) -> Tensor:
-        (logits,) = session.run(None, {name: batch[name].cpu().numpy() for name in names})
+        given = {name: batch[name] if name in batch else torch.zeros_like(batch[INPUTS[0]]) for name in names}
+        (logits,) = session.run(None, {name: tensor.cpu().numpy() for name, tensor in given.items()})
         return torch.from_numpy(logits)
 
     return run

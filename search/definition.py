@@ -222,6 +222,17 @@ class SpaceSettings(Part):
     every other word. This happens before the teacher is fine-tuned: the dense trial and all others have the small
     vocabulary, so that sizes and metrics compare with each other, and not with those of a study with all."""
 
+    precision: tuple[Literal["fp32", "bf16", "int8"], ...] = Field(default=("fp32",), min_length=1)
+    """Number types that models are deployed in: recovered as ever, and then scored and measured so. Of several the
+    search chooses one with each plan; the dense model and the ladder have the first. int8 is dynamic, on a CPU through
+    ONNX Runtime (extra: onnx), which costs 5 to 20 s per trial."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len(set(self.precision)) != len(self.precision):
+            raise ValueError(f"precision is {list(self.precision)}: each may stand there once")
+        return self
+
     @property
     def factorises(self) -> bool:
         """Whether the rank of the word embeddings is a dimension."""
@@ -541,6 +552,8 @@ class Definition(Part):
                 what = "a regression" if self.task.is_regression else "a classification"
                 raise ValueError(f"{name} is asked for, and the task is {what}, which {name} is not for")
         latencies = {"latency": self.latency} | {f"latencies.{name}": part for name, part in self.latencies.items()}
+        if self.space.precision != ("fp32",):
+            self._check_precision(latencies)
         tabled = [f"{path}.source" for path, part in latencies.items() if part.source == "table"]
         if tabled and not self.measuring.reference:
             raise ValueError(f"{tabled[0]} is 'table' and measuring.reference is false: a table needs the reference")
@@ -550,6 +563,30 @@ class Definition(Part):
                 f"{self.space.embedding.low:g}: a table knows heads and neurons only, measure every trial"
             )
         return self
+
+    def _check_precision(self, latencies: dict[str, LatencySettings]) -> None:
+        """Refuse what would set the conditions that a precision sets, or cannot be measured in one."""
+        asked = f"space.precision is {list(self.space.precision)}"
+        for path, part in latencies.items():
+            if part.source == "table":
+                raise ValueError(
+                    f"{asked} and {path}.source is 'table': a table knows one precision, measure every trial"
+                )
+            if part.dtype != "float32":
+                raise ValueError(
+                    f"{asked} and {path}.dtype is {part.dtype!r}: the precision says it, leave it at float32"
+                )
+            if "int8" in self.space.precision and part.backend not in ("eager", "onnxruntime"):
+                raise ValueError(
+                    f"{asked} and {path}.backend is {part.backend!r}: int8 runs in ONNX Runtime on a CPU, use eager or "
+                    "onnxruntime for the others"
+                )
+            if "bf16" in self.space.precision and part.backend == "onnxruntime":
+                raise ValueError(f"{asked} and {path}.backend is 'onnxruntime': bf16 is run by PyTorch, use eager")
+        if self.energy.table:
+            raise ValueError(f"{asked} and energy.table is true: a table knows one precision, measure every trial")
+        if "int8" in self.space.precision and "peak_memory_bytes" in (*self.objective_names, *self.bounds):
+            raise ValueError(f"{asked} and peak_memory_bytes is asked for: it is not known in int8, leave it out")
 
     @property
     def objective_names(self) -> tuple[str, ...]:

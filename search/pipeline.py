@@ -21,6 +21,7 @@ from objectives import MeasurementUnavailable, Subject, all_metrics
 from search import candidates
 from search.answers import packed
 from search.bert.choose import choose
+from search.bert.precision import score_in
 from search.bert.recovery import recover
 from search.bert.refit import fitting_batches, refit
 from search.bert.surgery import cut
@@ -44,6 +45,7 @@ def evaluate(
     schedule: Mapping[str, float] | None = None,
     on_rung: OnRung | None = None,
     ancestor: Ancestor | None = None,
+    precision: str = "fp32",
 ) -> Evaluation:
     """Cut, measure, re-fit, recover and score one plan.
 
@@ -57,6 +59,7 @@ def evaluate(
             rows and all that was measured before the recovery, whether the recovery ends there.
         ancestor: A finished trial whose model is cut in place of the study's; where its weights are not among the
             artifacts, the study's is.
+        precision: Number type that the recovered model is scored and measured in: `fp32`, `bf16` or `int8`.
 
     Returns:
         Measurements, violated constraints and seconds by stage. A plan that breaks a constraint on its size, latency or
@@ -73,7 +76,7 @@ def evaluate(
 
     with failures_told(prepared), prepared.turns.working():
         recovery = prepared.definition.recovery.model_copy(update=dict(schedule or {}))
-        return _evaluate(prepared, plan, recovery, seed, told, on_rung, ancestor)
+        return _evaluate(prepared, plan, recovery, seed, told, on_rung, ancestor, precision)
 
 
 @contextmanager
@@ -105,6 +108,7 @@ def _evaluate(
     on_stage: OnStage,
     on_rung: OnRung | None,
     ancestor: Ancestor | None,
+    precision: str,
 ) -> Evaluation:
     definition, seconds = prepared.definition, dict[str, float]()
     with timed(seconds, "cut"):
@@ -115,8 +119,9 @@ def _evaluate(
     quantities = {}
     on_stage("measure", 0, 1)
     alone = prepared.turns.measuring(lambda: on_stage("wait to measure", 0, 1))
+    objectives = prepared.deployed[precision]
     with alone, timed(seconds, "measure"):
-        for name, objective in prepared.objectives.items():
+        for name, objective in objectives.items():
             if not objective.needs_scores and is_wanted(name, prepared):
                 quantities[name] = objective.measure(Subject(model)).to_dict()
     violations = _violations(definition.bounds, quantities)
@@ -135,10 +140,10 @@ def _evaluate(
             on_rung=None if on_rung is None else lambda share: on_rung(share, _glimpse(prepared, model), known),
         )
     with timed(seconds, "score"):
-        logits = selection_logits(prepared, model, on_stage=on_stage)
+        logits = selection_logits(prepared, model, on_stage=on_stage, precision=precision)
     scored = Subject(model, logits=logits, labels=prepared.selection.labels)
     quantities |= {name: metric.to_dict() for name, metric in all_metrics(logits, prepared.selection.labels).items()}
-    for name, objective in prepared.objectives.items():
+    for name, objective in objectives.items():
         if objective.needs_scores and name not in quantities and is_wanted(name, prepared):
             quantities[name] = objective.measure(scored).to_dict()
     unmeasured = [name for name in definition.bounds if name not in quantities]
@@ -247,18 +252,26 @@ def bring_back(
             )
 
 
-def selection_logits(prepared: Prepared, model: PreTrainedModel, *, on_stage: OnStage) -> torch.Tensor:
+def selection_logits(
+    prepared: Prepared, model: PreTrainedModel, *, on_stage: OnStage, precision: str = "fp32"
+) -> torch.Tensor:
     """Logits of a model on the selection split (rows, labels), float32.
+
+    Args:
+        prepared: What is the same for all trials.
+        model: The model, in float32.
+        on_stage: Told what is being done.
+        precision: What it computes in: that of the model whose latency was measured.
 
     Raises:
         TrialError: If they are not finite.
     """
-    logits = score(
+    logits = score_in(
+        precision,
         model,
         prepared.selection,
         pad_id=prepared.pad_id,
         batch_size=SCORING_BATCH,
-        precision="fp32",  # the model whose latency was measured
         on_step=lambda done, total: on_stage("score", done, total),
     )
     if not torch.isfinite(logits).all():

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from objectives import Conditions, MeasurementUnavailable, Objective, Subject, built_in, parts, resolve
 from objectives.backends import open_backend
 from objectives.latency import Latency
+from objectives.precision import check_available, in_precision
 from search import supernets, tables
 from search.artifacts import Artifacts, digest, digest_of_files
 from search.bert.block_importance import block_importance
@@ -143,6 +145,12 @@ class Prepared:
         splits = {"train": self.train, "selection": self.selection}
         return {name: (len(rows), rows.lengths.float().mean().item()) for name, rows in splits.items()}
 
+    @cached_property
+    def deployed(self) -> Mapping[str, Mapping[str, Objective]]:
+        """The objectives by name, for each precision that models are deployed in and for fp32."""
+        precisions = dict.fromkeys(("fp32", *self.definition.space.precision))
+        return {p: {name: in_precision(o, p) for name, o in self.objectives.items()} for p in precisions}
+
     def start_of(self, plan: Plan) -> PreTrainedModel:
         """The model that a plan is cut from: the dense plan from the teacher, which is what the others compare with."""
         return self.teacher if self.supernet is None or plan == Plan.dense(self.shape) else self.supernet
@@ -207,6 +215,11 @@ def prepare(
             open_backend(settings.backend, device)
         except MeasurementUnavailable as error:
             raise UserError(f"{path}.backend: {error}") from None
+    for precision in definition.space.precision:
+        try:
+            check_available(precision, device)
+        except MeasurementUnavailable as error:
+            raise UserError(f"space.precision: {error}") from None
     with own_turns.working():
         if from_artifacts and content:
             made = _fetched(definition, artifacts, content, device, seconds, told)

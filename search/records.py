@@ -48,6 +48,7 @@ class Record:
         plan: Heads and neurons kept, and the rank of the word embeddings; None where the trial ended before it had one.
         ratios: The parameters in the study database, by dimension.
         schedule: What was chosen of the recovery's schedule, by field; empty where nothing was.
+        precision: Number type that it was scored and measured in.
         rungs: Shares of the recovery's steps, and the metric after these.
         ended_at: Share of the steps after which the recovery was ended early; None where it was not.
         audited_at: Share after which it would have been ended, and went on to see what comes of it.
@@ -78,6 +79,7 @@ class Record:
     plan: Plan | None = None
     ratios: dict[str, float] = field(default_factory=dict)
     schedule: dict[str, float] = field(default_factory=dict)
+    precision: str = "fp32"
     rungs: tuple[tuple[float, float], ...] = ()
     ended_at: float | None = None
     audited_at: float | None = None

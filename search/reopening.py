@@ -11,6 +11,7 @@ from search.definition import EnergySettings
 from search.listener import Listener
 from search.process import Place, artifacts_of, check_built_in, device_of, take_threads
 from search.records import PREPARATION
+from search.space import Space
 
 if TYPE_CHECKING:
     from search.artifacts import Artifacts
@@ -76,12 +77,14 @@ def reopen(name: str, place: Place, listener: Listener, *, measures: bool) -> Re
         from_artifacts=True,
         on_stage=lambda stage, done, total: listener.stage(PREPARATION, stage, done, total),
     )
-    return Reopened(studies.read(found), replace(prepared, definition=about.definition), artifacts)
+    space = Space.of(about.definition.space, prepared.shape, about.definition.recovery)
+    return Reopened(studies.read(found), replace(prepared, definition=about.definition, space=space), artifacts)
 
 
 def _without_measuring(about: "Stored") -> "Stored":
     """The same study without what only its machine can measure; what determines a trial's weights stays."""
     eager = about.definition.latency.model_copy(update={"backend": "eager", "dtype": "float32", "source": "measured"})
-    fields = {"energy": EnergySettings(source="model"), "latency": eager, "latencies": {}}
+    space = about.definition.space.model_copy(update={"precision": ("fp32",)})
+    fields = {"space": space, "energy": EnergySettings(source="model"), "latency": eager, "latencies": {}}
     definition = about.definition.model_copy(update=fields)
     return replace(about, definition=definition, energy_source="model", reference_ms={})

@@ -44,8 +44,8 @@ def export(study: str, trial: int, target: Path, place: Place, wanted: "Wanted",
     from search.deploy.shipped import modelling_of
     from search.loading import load
 
+    wanted = wanted.with_precision(origin(load(study, place.storage), trial).precision)
     exporting.check_target(target, wanted, device_of(place.device))
-    origin(load(study, place.storage), trial)
     with Display(console) as display:
         again = reopen(study, place, display, measures=False)
         modelling_of(again.prepared.teacher)

@@ -5,6 +5,7 @@
     layer.3.neurons = 0.25   ──► 768 of 3072 neurons ────► feed-forward 768 × 768
     embedding.rank  = 0.25   ──► rank 192 of 768 ────────► word embeddings 30522 × 192 times 192 × 768
     schedule.steps  = 0.5    ──► half-way between the fewest and the most steps of the recovery
+    precision       = 1      ──► deployed in the last of the number types that the space names
 
 Every ratio lies on the grid of whole heads, neuron blocks or blocks of the rank, so that different parameters are
 different plans. The exception: all ranks that would save no parameters mean the embeddings as they are. The schedule's
@@ -25,6 +26,9 @@ RANK = "embedding.rank"
 SCHEDULE = "schedule."
 """What the names of the schedule's dimensions begin with; only there where a definition asks for them."""
 
+PRECISION = "precision"
+"""Name of the dimension of the number type; only there where a definition names several."""
+
 SCHEDULE_UNITS = 8
 """A schedule's range is divided into so many steps."""
 
@@ -34,7 +38,7 @@ class Dimension:
     """One ratio that the search chooses.
 
     Attributes:
-        name: `layer.3.heads`, `layer.3.neurons`, `embedding.rank` or `schedule.learning_rate`.
+        name: `layer.3.heads`, `layer.3.neurons`, `embedding.rank`, `schedule.learning_rate` or `precision`.
         low: Smallest ratio on the grid.
         high: Largest ratio on the grid.
         units: Number of units (heads, neuron blocks, or blocks of the rank) that a ratio of 1 keeps.
@@ -74,9 +78,10 @@ class Space:
     Attributes:
         shape: Sizes of the dense model.
         neuron_block: Neurons per block.
-        dimensions: Heads and neurons of layer 0, of layer 1, and so on; then the rank; then the schedule.
+        dimensions: Heads and neurons of layer 0, of layer 1, and so on; then the rank; the schedule; the precision.
         embedding_block: The rank is a multiple of this.
         ranges: What the schedule's ratios lie between, by the recovery's field.
+        precisions: Number types that models are deployed in; the first is the usual one.
     """
 
     shape: Shape
@@ -84,6 +89,7 @@ class Space:
     dimensions: tuple[Dimension, ...]
     embedding_block: int = 32
     ranges: Mapping[str, RateRange | StepRange | Range] = field(default_factory=dict)
+    precisions: tuple[str, ...] = ("fp32",)
 
     @classmethod
     def of(cls, settings: SpaceSettings, shape: Shape, recovery: RecoverySettings | None = None) -> "Space":
@@ -128,7 +134,10 @@ class Space:
             units = SCHEDULE_UNITS if range_.low < range_.high else 1
             snapped = Dimension(f"{SCHEDULE}{name}", 0.0, 1.0 if units > 1 else 0.0, units)
             dimensions.append(replace(snapped, usual=snapped.snap(usual)))
-        return cls(shape, settings.neuron_block, tuple(dimensions), settings.embedding_block, ranges)
+        precisions = settings.precision
+        if len(precisions) > 1:
+            dimensions.append(Dimension(PRECISION, 0.0, 1.0, len(precisions) - 1, usual=0.0))
+        return cls(shape, settings.neuron_block, tuple(dimensions), settings.embedding_block, ranges, precisions)
 
     def plan(self, ratios: Mapping[str, float]) -> Plan:
         """The plan that the ratios mean.
@@ -165,6 +174,18 @@ class Space:
             KeyError: If a dimension has no ratio.
         """
         return {name: _value(range_, ratios[f"{SCHEDULE}{name}"]) for name, range_ in self.ranges.items()}
+
+    def precision(self, ratios: Mapping[str, float]) -> str:
+        """The number type that the ratios mean.
+
+        Args:
+            ratios: One ratio for each dimension, by name.
+
+        Raises:
+            KeyError: If it is a dimension and has no ratio.
+        """
+        last = len(self.precisions) - 1
+        return self.precisions[round(ratios[PRECISION] * last)] if last else self.precisions[0]
 
     def uniform(self, ratio: float) -> dict[str, float]:
         """The same ratio in every dimension, snapped to each grid and bounds; the schedule is the usual one."""

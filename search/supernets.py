@@ -42,7 +42,7 @@ def key(definition: Definition, importance: Mapping[str, Any]) -> dict[str, Any]
     """
     return {
         "importance": dict(importance),
-        "space": definition.space.model_dump(mode="json"),
+        "space": definition.space.model_dump(mode="json", exclude={"precision"}),
         "supernet": definition.supernet.model_dump(mode="json"),
         "precision": definition.recovery.precision,
         "seed": definition.engine.seed,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from objectives.onnx_graph import quantised, runner, to_onnx
+from objectives.onnx_graph import inputs_of, quantised, runner, to_onnx
 from search.bert.encoding import Encoded, collate, scoring_batches
 from search.bert.training import OnStep, score
 
@@ -90,7 +90,7 @@ def _bf16(model: PreTrainedModel, rows: Encoded, pad_id: int, batch_size: int, o
 
 
 def _int8(model: PreTrainedModel, rows: Encoded, pad_id: int, batch_size: int, on_step: OnStep | None) -> Tensor:
-    graph = quantised(to_onnx(model))
+    graph = quantised(to_onnx(model, inputs=inputs_of(model)))
     return graph_logits(graph, rows, pad_id=pad_id, batch_size=batch_size, on_step=on_step)
 
 

@@ -136,7 +136,7 @@ def _numbers(about: About) -> str:
         [
             "## Numbers",
             "",
-            f"As trial {about['trial']} was recorded. {same}",
+            f"As trial {about['trial']} was recorded, in {about['precision']}. {same}",
             "",
             "| quantity | this model | dense model | how |",
             "|---|---|---|---|",

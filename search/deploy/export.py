@@ -19,7 +19,7 @@ from torch import Tensor
 from objectives import MeasurementUnavailable, Subject, all_metrics
 from objectives.backends import open_backend
 from objectives.latency import Latency
-from objectives.onnx_graph import missing_package, quantised, to_onnx
+from objectives.onnx_graph import inputs_of, missing_package, quantised, runner, to_onnx
 from search.artifacts import digest
 from search.bert.checkpoint import WEIGHTS, load
 from search.bert.precision import graph_logits, in_bf16
@@ -51,6 +51,10 @@ class Wanted:
     onnx: bool = False
     int8: bool = False
     bf16: bool = False
+
+    def with_precision(self, precision: str) -> "Wanted":
+        """The same and the file of the precision that a trial was scored and measured in."""
+        return replace(self, int8=self.int8 or precision == "int8", bf16=self.bf16 or precision == "bf16")
 
 
 @dataclass
@@ -138,7 +142,7 @@ def _write_variants(folder: _Folder, rebuilt: Rebuilt, prepared: Prepared, wante
     graph = b""
     if wanted.onnx or wanted.int8:
         on_stage("onnx", 0, 1)
-        graph = to_onnx(rebuilt.model)
+        graph = to_onnx(rebuilt.model, inputs=inputs_of(rebuilt.model))
     if wanted.onnx:
         (folder.path / shipped.ONNX).write_bytes(graph)
         found = _graph_logits(folder.path / shipped.ONNX, prepared, on_stage, "check onnx")
@@ -152,13 +156,15 @@ def _write_variants(folder: _Folder, rebuilt: Rebuilt, prepared: Prepared, wante
             shipped.ONNX,
             largest_difference=difference,
             sentences=len(prepared.selection),
-            **_measured(rebuilt, prepared, found, on_stage, backend="onnxruntime"),
+            **_measured(rebuilt, prepared, found, on_stage, backend="onnxruntime", file=folder.path / shipped.ONNX),
         )
     if wanted.int8:
         on_stage("int8", 0, 1)
         (folder.path / shipped.INT8).write_bytes(quantised(graph))
         found = _graph_logits(folder.path / shipped.INT8, prepared, on_stage, "score int8")
-        folder.note(shipped.INT8, **_measured(rebuilt, prepared, found, on_stage, backend="onnxruntime_int8"))
+        int8 = folder.path / shipped.INT8
+        measured = _measured(rebuilt, prepared, found, on_stage, backend="onnxruntime_int8", file=int8)
+        folder.note(shipped.INT8, **measured)
     if wanted.bf16:
         on_stage("bf16", 0, 1)
         model = in_bf16(rebuilt.model)
@@ -169,17 +175,26 @@ def _write_variants(folder: _Folder, rebuilt: Rebuilt, prepared: Prepared, wante
 
 
 def _measured(
-    rebuilt: Rebuilt, prepared: Prepared, logits: Tensor, on_stage: OnStage, *, backend: str, dtype: str = "float32"
+    rebuilt: Rebuilt,
+    prepared: Prepared,
+    logits: Tensor,
+    on_stage: OnStage,
+    *,
+    backend: str,
+    dtype: str = "float32",
+    file: Path | None = None,
 ) -> dict[str, Any]:
-    """The task's metric by these logits, and the latency of the model so run, on this machine."""
+    """The task's metric by these logits, and the latency of the model, or of its graph in `file`, on this machine."""
     metric = rebuilt.study.definition.task.metric
     usual = latency_conditions(prepared.definition.latency, prepared.selection.lengths)
     conditions = replace(usual, backend=backend, dtype=dtype)
+    threads = conditions.threads or torch.get_num_threads()
     on_stage("measure", 0, 1)
     with prepared.turns.measuring(lambda: on_stage("wait to measure", 0, 1)):
         try:
             open_backend(backend, prepared.device)
-            latency = Latency(conditions).measure(Subject(rebuilt.model)).to_dict()
+            forward = None if file is None else runner(file, device=prepared.device, threads=threads)
+            latency = Latency(conditions, forward=forward).measure(Subject(rebuilt.model)).to_dict()
         except MeasurementUnavailable as error:
             latency = {"unavailable": str(error)}
     return {metric: all_metrics(logits, prepared.selection.labels)[metric].to_dict(), "latency_ms": latency}
@@ -236,6 +251,7 @@ def _about(rebuilt: Rebuilt, prepared: Prepared) -> dict[str, Any]:
             "rank": plan.rank,
             "of": {"heads": study.shape.heads, "neurons": study.shape.neurons, "hidden": study.shape.hidden},
         },
+        "precision": record.precision,
         "vocabulary": None if prepared.vocabulary is None else str(prepared.vocabulary),
         "rows": {"train": len(prepared.train), "selection": len(prepared.selection)},
         "recovery": None if rebuilt.recovery is None else rebuilt.recovery.model_dump(mode="json"),

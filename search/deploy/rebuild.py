@@ -40,8 +40,9 @@ class Rebuilt:
         model: The model, in evaluation mode, on the device of the preparation.
         recovery: How it was recovered; None where it was not, because nothing was cut or nothing was asked for.
         seed: Seed of the recovery.
-        logits: Its logits on the selection split (rows, labels), float32 on the CPU.
-        metrics: Accuracy, F1 and Matthews correlation on the selection split (`objectives.Measurement.to_dict`).
+        logits: Its logits on the selection split (rows, labels), computed in float32, on the CPU.
+        metrics: Accuracy, F1 and Matthews correlation on the selection split (`objectives.Measurement.to_dict`), in the
+            precision that the trial was scored in.
         faithful: Whether it was made as the trial was, so that the two scores should be equal.
         seconds: What it took, by stage.
     """
@@ -145,8 +146,10 @@ def rebuild(
                 rungs=() if ended_at is None else (ended_at,),
                 on_rung=None if ended_at is None else lambda _share: True,
             )
-        logits = selection_logits(prepared, model, on_stage=told)
-    metrics = {name: metric.to_dict() for name, metric in all_metrics(logits, prepared.selection.labels).items()}
+        logits = scored = selection_logits(prepared, model, on_stage=told)
+        if record.precision != "fp32":
+            scored = selection_logits(prepared, model, on_stage=told, precision=record.precision)
+    metrics = {name: metric.to_dict() for name, metric in all_metrics(scored, prepared.selection.labels).items()}
     return Rebuilt(
         study=study,
         record=record,

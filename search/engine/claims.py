@@ -50,10 +50,13 @@ def is_double(study: Study, trial: int) -> bool:
     return any(other.state in states and lineage(other) == own for other in trials[:trial])
 
 
-def with_plan(study: Study, plan: Plan, schedule: Mapping[str, float] | None = None) -> list[FrozenTrial]:
-    """The trials of this plan, recovered by this schedule, that are complete or running, by number."""
-    wanted = [list(plan.heads), list(plan.neurons), plan.rank, dict(schedule) if schedule else None]
-    names = (attributes.HEADS, attributes.NEURONS, attributes.RANK, attributes.SCHEDULE)
+def with_plan(
+    study: Study, plan: Plan, schedule: Mapping[str, float] | None = None, precision: str = "fp32"
+) -> list[FrozenTrial]:
+    """The trials of this plan, recovered by this schedule and deployed so, that are complete or running, by number."""
+    deployed = None if precision == "fp32" else precision
+    wanted = [list(plan.heads), list(plan.neurons), plan.rank, dict(schedule) if schedule else None, deployed]
+    names = (attributes.HEADS, attributes.NEURONS, attributes.RANK, attributes.SCHEDULE, attributes.PRECISION)
     return [
         trial
         for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.RUNNING))
@@ -62,7 +65,7 @@ def with_plan(study: Study, plan: Plan, schedule: Mapping[str, float] | None = N
 
 
 def made_by_others(
-    study: Study, plan: Plan, trial: int, schedule: Mapping[str, float] | None = None
+    study: Study, plan: Plan, trial: int, schedule: Mapping[str, float] | None = None, precision: str = "fp32"
 ) -> FrozenTrial | None:
     """A trial that answers for this plan: a complete one, or else a running one with a lower number, to be waited for.
 
@@ -71,8 +74,9 @@ def made_by_others(
         plan: The plan.
         trial: Number of the trial that asks.
         schedule: What was chosen of its recovery's schedule; None or empty where nothing was.
+        precision: Number type that it is scored and measured in.
     """
-    others = with_plan(study, plan, schedule)
+    others = with_plan(study, plan, schedule, precision)
     complete = [other for other in others if other.state == TrialState.COMPLETE]
     running = [other for other in others if other.state == TrialState.RUNNING and other.number < trial]
     return next(iter(complete + running), None)

@@ -330,6 +330,7 @@ def record(trial: FrozenTrial, objective_names: list[str]) -> Record:
         plan=plan_of(trial),
         ratios=dict(trial.params),
         schedule=attrs.get(attributes.SCHEDULE, {}),
+        precision=attrs.get(attributes.PRECISION, "fp32"),
         rungs=tuple((share, metric) for share, metric in attrs.get(attributes.RUNGS, ())),
         ended_at=attrs.get(attributes.ENDED),
         audited_at=attrs.get(attributes.AUDITED),

@@ -63,11 +63,12 @@ class Evaluate(Protocol):
         schedule: Mapping[str, float] | None = None,
         on_rung: Callable[[float, float, Mapping[str, float]], bool] | None = None,
         ancestor: Ancestor | None = None,
+        precision: str = "fp32",
     ) -> Evaluation:
         """Cut, measure, recover and score a plan.
 
         `schedule` is only given where it is a dimension, `on_rung` where the definition names rungs, `ancestor` where
-        plans are cut from the nearest finished trial and there is one.
+        plans are cut from the nearest finished trial and there is one, `precision` where it is another than fp32.
         """
         ...
 
@@ -235,9 +236,12 @@ def _run(trial: Trial, job: _Job) -> Sequence[float]:
         trial.set_user_attr(attributes.RANK, plan.rank)
     if schedule:
         trial.set_user_attr(attributes.SCHEDULE, schedule)
+    precision = space.precisions[0] if role == "dense" else space.precision(ratios)
+    if precision != "fp32":
+        trial.set_user_attr(attributes.PRECISION, precision)
     trial.set_user_attr(attributes.HEADS, list(plan.heads))
     trial.set_user_attr(attributes.NEURONS, list(plan.neurons))
-    while (other := made_by_others(study, plan, trial.number, schedule)) is not None:
+    while (other := made_by_others(study, plan, trial.number, schedule, precision)) is not None:
         if other.state == TrialState.COMPLETE:
             return _answer(trial, record(other, list(names)), names)
         listener.stage(trial.number, "wait for the same plan", 0, 1)
@@ -247,6 +251,8 @@ def _run(trial: Trial, job: _Job) -> Sequence[float]:
     trial.set_user_attr(attributes.SEED, number)
     referee = Referee(study, job.definition, space, plan, trial.number)
     asked_for: dict[str, Any] = {"schedule": schedule} if schedule else {}
+    if precision != "fp32":
+        asked_for["precision"] = precision
     if job.definition.ending.rungs:
         asked_for["on_rung"] = referee
     try:
@@ -271,7 +277,7 @@ def _run(trial: Trial, job: _Job) -> Sequence[float]:
         trial.set_user_attr(attributes.FAILURE, f"{type(error).__name__}: {error}")
         trial.set_user_attr(attributes.TRACEBACK, traceback.format_exc(limit=-6))
         raise TrialError(f"{type(error).__name__}: {error}") from error
-    other = made_by_others(study, plan, trial.number, schedule)
+    other = made_by_others(study, plan, trial.number, schedule, precision)
     if other is not None and other.state == TrialState.COMPLETE:  # begun at the same moment, and finished sooner
         return _answer(trial, record(other, list(names)), names)
     referee.note(trial)  # only now: a trial that another one answers was not ended itself

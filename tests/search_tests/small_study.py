@@ -63,6 +63,7 @@ def definition_in(folder: Path, minilm: Path, movie_reviews: Path, *, pairs: boo
             "text": ["text", "second"] if pairs else ["text"],
             "train_rows": 200,
             "selection_rows": 100,
+            "held_out_rows": 20,
             "max_tokens": 48 if pairs else 32,
         },
         "space": {"neuron_block": 16},
