@@ -49,6 +49,7 @@ def trial_attributes(study: StudyRecord, record: Record) -> dict[str, str | int 
             found[f"warning about {name}"] = str(measured["warning"])
     found["answered from trial"] = record.answered_from
     found["schedule"] = _listed(record.schedule)
+    found["precision"] = None if record.precision == "fp32" else record.precision
     found["ended early after"] = _percent(record.ended_at)
     found["would have ended after"] = _percent(record.audited_at)
     found["seconds"] = round(sum(record.seconds.values()), 3) if record.seconds else None

@@ -41,18 +41,18 @@ def front_frame(study: StudyRecord) -> pd.DataFrame:
         task metric), `encoder_share`, `encoder_parameters`, `nondominated_probability` and `like_cheaper` (number of a
         cheaper point that it cannot be told from; `standing.standings` defines both), `heads` and `neurons` (kept layer
         by layer, for example `12 12 9 7 3 6`); `rank` of the word embeddings where that is a dimension (the hidden size
-        where they are one table). What was not measured is missing (NaN). An empty front has the columns and no rows.
+        where they are one table), and `precision` where that is one. What was not measured is missing (NaN). An empty
+        front has the columns and no rows.
     """
     names = _unique([objective.name for objective in study.objectives], KEPT, "encoder_share", "encoder_parameters")
-    ranks = ["rank"] if study.definition.space.factorises else []
-    columns = ["trial", "role", *names, *SURENESS, *ranks, "heads", "neurons"]
+    columns = ["trial", "role", *names, *SURENESS, *_further_names(study), "heads", "neurons"]
     rows = [
         {
             "trial": record.trial,
             "role": record.role,
             **{name: quantity(study, record, name) for name in names},
             **_sureness(study, record),
-            "rank": _rank(study, record),
+            **_further(study, record),
             "heads": _counts(record.plan.heads) if record.plan else None,
             "neurons": _counts(record.plan.neurons) if record.plan else None,
         }
@@ -75,7 +75,8 @@ def frame(study: StudyRecord) -> pd.DataFrame:
         that was measured, with the unit in the name (`latency_ms`, `memory [MB]`) and, where quartiles were recorded,
         `latency_ms_low` and `latency_ms_high`; `kept` (share of the dense model's task metric), `encoder_share`,
         `encoder_parameters`; `heads` and `neurons` (kept layer by layer, for example `12 12 9 7 3 6`); `seconds` (of
-        the whole trial), `energy_j` (used by its worker) and `failure`. What was not measured is missing.
+        the whole trial), `energy_j` (used by its worker) and `failure`; `precision` where that is a dimension. What
+        was not measured is missing.
     """
     names = _all_quantities(study)
     labels = {objective.name: objective.label for objective in study.objectives}
@@ -97,6 +98,7 @@ def frame(study: StudyRecord) -> pd.DataFrame:
             "answered_from": record.answered_from,
             **{labels.get(name, name): quantity(study, record, name) for name in names},
             **{f"{labels.get(name, name)}_{end}": record.quantities.get(name, {}).get(end) for name, end in ends},
+            "precision": record.precision,
             "heads": _counts(record.plan.heads) if record.plan else None,
             "neurons": _counts(record.plan.neurons) if record.plan else None,
             "seconds": sum(record.seconds.values()) if record.seconds else None,
@@ -109,6 +111,7 @@ def frame(study: StudyRecord) -> pd.DataFrame:
         *("trial", "state", "role", "on_front", *SURENESS, "feasible", "answered_from"),
         *(labels.get(name, name) for name in names),
         *(f"{labels.get(name, name)}_{end}" for name, end in ends),
+        *(["precision"] if "precision" in _further_names(study) else []),
         *("heads", "neurons", "seconds", "energy_j", "failure"),
     ]
     whole: dict[str, Any] = {"trial": "int64", "on_front": bool, "feasible": bool, "answered_from": "Int64"}
@@ -137,15 +140,15 @@ def points(study: StudyRecord) -> list[dict[str, Any]]:
     Returns:
         One dict per point: `trial`, the quantities of `POINT`, all objectives, `kept`, `role`,
         `nondominated_probability` and `like_cheaper` (None where it can be told from all cheaper ones;
-        `standing.standings` defines both); `rank` of the word embeddings where that is a dimension. Sizes are whole
-        numbers; what was not measured is None, never NaN.
+        `standing.standings` defines both); `rank` of the word embeddings and `precision` where these are dimensions.
+        Sizes are whole numbers; what was not measured is None, never NaN.
     """
     names = _unique([*POINT, *(objective.name for objective in study.objectives)], KEPT)
     return [
         {
             "trial": record.trial,
             **{name: quantity(study, record, name) for name in names},
-            **({"rank": _rank(study, record)} if study.definition.space.factorises else {}),
+            **_further(study, record),
             "role": record.role,
             **_sureness(study, record),
         }
@@ -220,9 +223,8 @@ def render_records(study: StudyRecord, members: Sequence[Record], *, title: str)
     for name, header in columns.items():
         table.add_column(Text(header), justify="right", overflow="fold", no_wrap=name in SHARES)
     table.add_column(Text("on\nfront"), justify="right", overflow="fold")
-    factorises = study.definition.space.factorises
-    if factorises:
-        table.add_column("rank", justify="right")
+    for name in _further_names(study):
+        table.add_column(name, justify="right")
     table.add_column("heads", overflow="fold")
     table.add_column(Text(f"neurons / {block}"), overflow="fold")
     for record in (*((dense,) if dense else ()), *(member for member in members if member is not dense)):
@@ -230,7 +232,7 @@ def render_records(study: StudyRecord, members: Sequence[Record], *, title: str)
             Text(_label(record)),
             *(Text(short(name, quantity(study, record, name)), no_wrap=True) for name in columns),
             Text(_standing(known.get(record.trial))),
-            *([Text(str(_rank(study, record)))] if factorises else []),
+            *(Text(str(chosen)) for chosen in _further(study, record).values()),
             Text(_runs(record.plan.heads) if record.plan else "-"),
             Text(_runs([math.ceil(kept / block) for kept in record.plan.neurons]) if record.plan else "-"),
             style="dim" if record is dense else None,
@@ -256,6 +258,18 @@ def _standing(standing: Standing | None) -> str:
     share = standing.probability
     text = ">0.99" if 0.995 <= share < 1 else "<0.01" if 0 < share < 0.005 else f"{share:.2f}"
     return text if standing.like is None else f"{text} ~{standing.like}"
+
+
+def _further_names(study: StudyRecord) -> list[str]:
+    """What a plan chooses beside heads and neurons, and the recovery's schedule."""
+    space = study.definition.space
+    return [*(["rank"] if space.factorises else []), *(["precision"] if len(space.precision) > 1 else [])]
+
+
+def _further(study: StudyRecord, record: Record) -> dict[str, int | str]:
+    """What a record has of these."""
+    known: dict[str, int | str] = {"rank": _rank(study, record), "precision": record.precision}
+    return {name: known[name] for name in _further_names(study)}
 
 
 def _rank(study: StudyRecord, record: Record) -> int:

@@ -45,6 +45,8 @@ def render_trial(study: StudyRecord, record: Record) -> RenderableType:
     if record.plan is not None and record.plan.rank is not None:
         shape, rank = study.shape, record.plan.rank
         parts.append(Text(f"word embeddings: rank {rank} of {shape.embedding_width}, for {shape.vocabulary:,} tokens"))
+    if record.precision != "fp32" or len(study.definition.space.precision) > 1:
+        parts.append(Text(f"scored and measured in {record.precision}"))
     parts += [
         Text(f"warning: {measured['warning']}", style="yellow")
         for measured in record.quantities.values()

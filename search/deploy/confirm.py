@@ -19,11 +19,12 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from objectives import Subject
 from search.artifacts import Artifacts, OnWait, digest
 from search.bert.encoding import Encoded
-from search.bert.training import score
+from search.bert.precision import score_in
 from search.definition import METRICS, RecoverySettings
 from search.deploy.rebuild import origin, rebuild, settings_of
 from search.errors import TrialError
@@ -92,8 +93,10 @@ def is_dense(study: StudyRecord, record: Record) -> bool:
     return record.plan == Plan.dense(study.shape)
 
 
-def key(prepared: Prepared, plan: Plan, recovery: RecoverySettings | None, seed: int | None) -> dict[str, Any]:
+def key(prepared: Prepared, record: Record, recovery: RecoverySettings | None, seed: int | None) -> dict[str, Any]:
     """Everything that determines a training and its measurements."""
+    plan = record.plan
+    assert plan is not None
     definition = prepared.definition
     how = definition.model_dump(mode="json", include={"latency", "latencies", "energy", "objectives", "constraints"})
     return {
@@ -101,6 +104,7 @@ def key(prepared: Prepared, plan: Plan, recovery: RecoverySettings | None, seed:
         "plan": [list(plan.heads), list(plan.neurons), plan.rank],
         "recovery": None if recovery is None else recovery.model_dump(mode="json"),
         "seed": seed,
+        **({} if record.precision == "fp32" else {"precision": record.precision}),
         "measured on": prepared.machine,
         "measured how": {**how, "energy_source": prepared.energy_source, "reference_ms": dict(prepared.reference_ms)},
     }
@@ -137,17 +141,16 @@ def train_again(
     Raises:
         TrialError: If the loss stops being finite, memory runs out or a measurement fails. Nothing is kept then.
     """
-    plan = origin(study, trial).plan
-    assert plan is not None
+    record = origin(study, trial)
 
     def make(folder: Path) -> None:
         began = time.perf_counter()
         built = rebuild(prepared, study, trial, recovery=recovery, seed=seed, on_stage=on_stage)
         with failures_told(prepared):
             with prepared.turns.working():
-                logits = _scored(prepared, built.model, held_out, on_stage)
+                logits = _scored(prepared, built.model, held_out, on_stage, record.precision)
             with prepared.turns.measuring(lambda: on_stage("wait to measure", 0, 1)):
-                measured = _measured(prepared, built.model, logits, held_out, on_stage)
+                measured = _measured(prepared, built.model, logits, held_out, on_stage, record.precision)
         about = {
             "selection": {name: metric["value"] for name, metric in built.metrics.items()},
             "measured": measured,
@@ -157,7 +160,7 @@ def train_again(
         save_file({"logits": logits}, folder / "held_out.safetensors")
         (folder / "record.json").write_text(json.dumps(about), encoding="utf-8")
 
-    folder = artifacts.made(KIND, key(prepared, plan, recovery, seed), make, on_wait=on_wait)
+    folder = artifacts.made(KIND, key(prepared, record, recovery, seed), make, on_wait=on_wait)
     return _read(folder, seed)
 
 
@@ -165,26 +168,25 @@ def remembered(
     prepared: Prepared, study: StudyRecord, artifacts: Artifacts, confirmation: Confirmation
 ) -> list[Training]:
     """The trainings that an earlier confirmation rests on; empty where the artifacts lack one of them."""
-    plan = origin(study, confirmation.trial).plan
-    assert plan is not None
+    record = origin(study, confirmation.trial)
     recovery = RecoverySettings.model_validate(confirmation.recovery) if confirmation.recovery else None
     trainings = []
     for seed in confirmation.seeds or (None,):
-        folder = artifacts.found(KIND, digest(key(prepared, plan, recovery, seed)))
+        folder = artifacts.found(KIND, digest(key(prepared, record, recovery, seed)))
         if folder is None:
             return []
         trainings.append(_read(folder, seed))
     return trainings
 
 
-def _scored(prepared: Prepared, model: nn.Module, rows: Encoded, on_stage: OnStage) -> Tensor:
+def _scored(prepared: Prepared, model: PreTrainedModel, rows: Encoded, on_stage: OnStage, precision: str) -> Tensor:
     """Logits on the held-out rows, in the precision that latencies and the search's own scores have."""
-    logits = score(
+    logits = score_in(
+        precision,
         model,
         rows,
         pad_id=prepared.pad_id,
         batch_size=SCORING_BATCH,
-        precision="fp32",
         on_step=lambda done, total: on_stage("score the held-out rows", done, total),
     )
     if not torch.isfinite(logits).all():
@@ -193,14 +195,14 @@ def _scored(prepared: Prepared, model: nn.Module, rows: Encoded, on_stage: OnSta
 
 
 def _measured(
-    prepared: Prepared, model: nn.Module, logits: Tensor, held_out: Encoded, on_stage: OnStage
+    prepared: Prepared, model: nn.Module, logits: Tensor, held_out: Encoded, on_stage: OnStage, precision: str
 ) -> dict[str, dict[str, Any]]:
     """Everything that the study measures, the metrics apart."""
     on_stage("measure", 0, 1)
     subject = Subject(model, logits=logits, labels=held_out.labels)
     return {
         name: objective.measure(subject).to_dict()
-        for name, objective in prepared.objectives.items()
+        for name, objective in prepared.deployed[precision].items()
         if name not in METRICS and is_wanted(name, prepared)
     }
 

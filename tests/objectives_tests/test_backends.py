@@ -38,6 +38,17 @@ def test_onnxruntime_computes_the_same_for_every_length(plan: Plan | None, build
     assert worst("onnxruntime", model, random_batches(model, MIX)) < 1e-4
 
 
+@pytest.mark.parametrize("plan", [None, CUT, EMPTY], ids=["dense", "cut", "empty"])
+def test_dynamic_int8_computes_about_the_same_for_every_length(plan: Plan | None, build: Callable[..., Any]) -> None:
+    model = build(plan)
+    assert 0 < worst("onnxruntime_int8", model, random_batches(model, MIX)) < 0.05
+
+
+def test_int8_runs_on_the_cpu_alone() -> None:
+    with pytest.raises(MeasurementUnavailable, match="'onnxruntime_int8' runs on the CPU, and the models run on mps"):
+        open_backend("onnxruntime_int8", torch.device("mps"))
+
+
 def test_one_sequence_of_one_length_can_be_exported(build: Callable[..., Any]) -> None:
     model = build(CUT)
     single = replace(MIX, batch=1, tokens=1, lengths=())

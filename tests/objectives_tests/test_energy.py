@@ -9,7 +9,7 @@ import pytest
 from objectives import Conditions, MeasurementUnavailable, Subject
 from objectives.energy import Energy, Meter, ModelledEnergy
 from objectives.energy.counted import IDLE_FOR_S
-from objectives.energy.operations import count_operations
+from objectives.energy.operations import NUMBERS, count_operations
 from search.plan import Plan, Shape
 
 
@@ -197,6 +197,32 @@ def test_operations_equal_the_rules_worked_out_by_hand(
     measurement = ModelledEnergy(conditions, picojoules_per_mac=4.6, picojoules_per_byte=162.5).measure(Subject(model))
     assert measurement.value == pytest.approx((macs * 4.6 + moved_bytes * 162.5) * 1e-9, rel=1e-12)
     assert (measurement.unit, measurement.source) == ("mJ", "model")
+
+
+def test_smaller_numbers_cost_less_where_they_are_used(build: Callable[..., Any], shape: Shape) -> None:
+    """By hand for one layer with heads only: in int8 what meets weights is small, attention and results are not."""
+    model, tokens = build(Plan((2, 0), (0, 0))), 5
+    hidden, width, labels = shape.hidden, 2 * shape.head_size, shape.labels
+    with_weights = tokens * 4 * hidden * width + hidden * hidden + hidden * labels
+    between = 2 * tokens * tokens * width
+    left = tokens * (3 * hidden + width) + 2 * hidden
+    results = tokens * (3 * width + hidden) + hidden + labels
+    attention = 2 * 2 * (2 * tokens * shape.head_size + tokens * tokens)  # scores and context, each of two heads
+    plain = count_operations(model, batch=1, tokens=tokens)
+    half = count_operations(model, batch=1, tokens=tokens, precision="bf16")
+    small = count_operations(model, batch=1, tokens=tokens, precision="int8")
+    assert plain.macs == with_weights + between
+    assert half.macs == pytest.approx(plain.macs * 1.5 / 4.6)
+    assert half.moved_bytes == plain.moved_bytes / 2
+    assert small.macs == pytest.approx(with_weights * 0.3 / 4.6 + between)
+    stored = plain.moved_bytes / 4 - left - results - attention  # weights and embedding rows
+    assert small.moved_bytes == stored + left + 4 * (results + attention)
+    conditions = Conditions(batch=1, tokens=tokens, threads=None, warmup=0, repeats=3)
+    energies = [
+        ModelledEnergy(conditions, 4.6, 162.5, precision).measure(Subject(model)).value for precision in NUMBERS
+    ]
+    assert energies == sorted(energies, reverse=True)
+    assert energies[2] == pytest.approx((small.macs * 4.6 + small.moved_bytes * 162.5) * 1e-9)
 
 
 def test_a_larger_batch_shares_the_weights_only(build: Callable[..., Any]) -> None:
