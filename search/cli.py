@@ -302,8 +302,8 @@ def confirm(
     storage: Storage = None,
     artifacts: ArtifactsOf = None,
     device: Annotated[
-        str, typer.Option(help="cpu, cuda:0 or mps: of the kind that the study was measured on.")
-    ] = "cpu",
+        str, typer.Option(help="cpu, cuda:0 or mps; auto takes the kind that the study was measured on.")
+    ] = "auto",
     points: Annotated[
         int | None,
         typer.Option(min=1, help="This many points of the front, spread over its sizes.", show_default=False),

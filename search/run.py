@@ -477,7 +477,7 @@ def confirm(
         name: Name of the study.
         storage: URL of its database; None takes the default.
         artifacts: Where its artifacts are; None takes the default.
-        device: Torch's name of the device.
+        device: Torch's name of the device; auto takes the kind that the study was measured on.
         trials: Numbers of the trials; empty takes the front.
         points: How many points of the front; None takes all.
         seeds: Trainings of each.
@@ -496,8 +496,12 @@ def confirm(
     quieten()
     console, url = make_console(), storage or default_storage(name)
     wanted = Wanted(tuple(trials), points, seeds, epochs, steps)
+    on = device
+    if device == "auto":
+        machine = studies.stored(studies.get(storages.open_storage(url, create=False), name)).machine
+        on = machine.partition(" with ")[0] if " with " in machine else "cuda:0"
     with Display(console) as display:
-        result = confirm_points(name, process.Place(url, artifacts, device), wanted, display)
+        result = confirm_points(name, process.Place(url, artifacts, on), wanted, display)
     console.print(render_confirmations(result, result.confirmations))
     options = Options.model_construct(artifacts=artifacts)
     _publish(studies.get(storages.open_storage(url, create=False), name), url, options, console)

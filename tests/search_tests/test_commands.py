@@ -192,7 +192,7 @@ def test_help_names_the_commands(tmp_path: Path) -> None:
     done = command("--help", folder=tmp_path)
     assert done.returncode == 0
     looking = ("front", "importance", "pick", "report", "show", "measure", "ledger", "studies", "dashboard", "doctor")
-    for name in (*looking, "work", "resume", "run", "copy", "proxy"):
+    for name in (*looking, "confirm", "work", "resume", "run", "copy", "proxy"):
         assert name in done.stdout
 
 
