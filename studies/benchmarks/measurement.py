@@ -11,6 +11,7 @@
 - Cost: seconds of one measurement, and its share of a trial with the default recovery of 300 steps.
 - Models: the packaged checkpoint, and BERT-base's shape with random weights; batch 1 and 32, 32 tokens each. --cells
   takes some of them; the file of --json is written anew after each. Figures at the top are those of the worst cell.
+- All four take more than an hour on one idle core, nearly all of it BERT-base at batch 32.
 """
 
 import json
@@ -21,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -72,9 +73,14 @@ class Extent:
     instrument_rounds: int
     entries: int
     plans: int
+    repeats: int
+    warmup: int
 
 
-FULL, QUICK = Extent(20, 10, 6, 20), Extent(6, 4, 3, 8)
+FULL = Extent(20, 10, 6, 20, DEFAULT.repeats, DEFAULT.warmup)
+QUICK = Extent(6, 4, 3, 8, 8, 1)
+QUICK_AND_HEAVY = Extent(3, 2, 2, 3, 4, 1)
+"""Of BERT-base at batch 32, where a batch takes seconds."""
 
 
 def dense(name: str, device: torch.device) -> PrunedBertForSequenceClassification:
@@ -100,8 +106,8 @@ def cell(name: str, batch: int, extent: Extent, device: torch.device) -> dict[st
         batch=batch,
         tokens=32,
         threads=torch.get_num_threads() if device.type == "cpu" else None,
-        warmup=DEFAULT.warmup,
-        repeats=DEFAULT.repeats,
+        warmup=extent.warmup,
+        repeats=extent.repeats,
         interval=DEFAULT.interval,
         limit_s=DEFAULT.seconds,
     )
@@ -316,7 +322,7 @@ def main() -> None:
     for name in given.cells:
         model, batch = name.split("-")
         heavy = name == "base-32" and given.quick
-        cells[name] = cell(model, int(batch), replace(extent, rounds=3, plans=4) if heavy else extent, device)
+        cells[name] = cell(model, int(batch), QUICK_AND_HEAVY if heavy else extent, device)
         found = cells[name]
         say(
             f"{name:12} half {found['latency_ms']:9.2f} ms   CV raw {found['latency_cv_raw']:.1%}, corrected "
