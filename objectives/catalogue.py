@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 
 from objectives.backends import open_backend
+from objectives.clocks import work_clock
 from objectives.energy.choose import MODEL, open_meter, resolve
 from objectives.energy.counted import Energy
 from objectives.energy.operations import ModelledEnergy
@@ -72,10 +73,10 @@ def built_in(
         EncoderParameters(),
         EncoderShare(dense_encoder_parameters),
         Macs(conditions.tokens),
-        Latency(conditions),
+        Latency(conditions, work_clock=work_clock(device)),
         energy,
         StoredBytes(),
         PeakMemory(conditions),
-        *(Latency(used, name=name) for name, used in further.items()),
+        *(Latency(used, name=name, work_clock=work_clock(device)) for name, used in further.items()),
     ]
     return {objective.name: objective for objective in objectives}

@@ -1,4 +1,7 @@
-"""At which clock does a device run now: part of the conditions of a latency, where it can be read."""
+"""At which clock does a device run now, part of the conditions of a latency; and how long has it worked for us."""
+
+import time
+from collections.abc import Callable
 
 import psutil
 import pynvml
@@ -25,3 +28,20 @@ def clock_mhz(device: torch.device) -> float | None:
     except (pynvml.NVMLError, OSError, RuntimeError, NotImplementedError):
         return None
     return None
+
+
+def work_clock(device: torch.device) -> Callable[[], float] | None:
+    """What counts the seconds that a device works for this process, where others keep it waiting.
+
+    Args:
+        device: The device that models run on.
+
+    Returns:
+        Of a CPU a clock of the process's own seconds, shared out over torch's threads: on a machine that is overrun a
+        measurement then rests on as many observations as on an idle one. None for other devices.
+    """
+    return _own_seconds if device.type == "cpu" else None
+
+
+def _own_seconds() -> float:
+    return time.process_time() / torch.get_num_threads()

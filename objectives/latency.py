@@ -53,6 +53,7 @@ class Latency:
         reference_conditions: How the reference is run; None runs it as the model.
         forward: What runs the model under the conditions' backend, where it has been prepared already; None prepares
             each model.
+        work_clock: What counts the seconds of running that end the observations; None takes what was timed.
 
     Raises:
         ValueError: If `corrected` is asked for without both references, or `reference_ms` is not above 0.
@@ -66,6 +67,7 @@ class Latency:
     corrected: bool = False
     reference_conditions: Conditions | None = None
     forward: Forward | None = None
+    work_clock: Callable[[], float] | None = None
     unit: ClassVar[str] = "ms"
     direction: ClassVar[Direction] = "minimize"
     needs_scores: ClassVar[bool] = False
@@ -95,7 +97,14 @@ class Latency:
                 stack.enter_context(modes(self.reference, self._conditions_beside))
             for run in [*_repeated(reference_runs, 1), *_repeated(runs, self.conditions.warmup)]:
                 run()
-            observed = observe(runs, reference_runs, self.conditions, self.clock, related=self.corrected)
+            observed = observe(
+                runs,
+                reference_runs,
+                self.conditions,
+                self.clock,
+                related=self.corrected,
+                work_clock=self.work_clock,
+            )
             conditions = self._conditions(subject.model)
         absolute = self._summary(observed, conditions)
         return absolute if not observed.pairs else self._with_reference(absolute, observed)

@@ -50,6 +50,7 @@ def observe(
     clock: Callable[[], float],
     *,
     related: bool = True,
+    work_clock: Callable[[], float] | None = None,
 ) -> Observed:
     """Time a model, beside its reference where there is one, until the figure is known well enough or time is up.
 
@@ -60,25 +61,28 @@ def observe(
             95 % interval shall be; how many seconds of running, the reference's included, end it all the same.
         clock: A monotonic clock in seconds.
         related: Whether the median of the pairs is the figure, not that of the passes.
+        work_clock: What counts the seconds of running; None takes those of `clock` that were timed.
 
     Returns:
         All that was timed, nothing left out.
     """
-    observed, spent_ms = Observed(), 0.0
+    observed, timed_ms = Observed(), 0.0
+    begin_s = work_clock() if work_clock else 0.0
     done, least = 0, conditions.repeats
     if reference_runs:
         least = max(FEWEST_PAIRS, math.ceil(least / 2))
     while True:
         if reference_runs:
-            spent_ms += _pair(observed, runs, reference_runs, clock, model_first=done % 2 == 0)
+            timed_ms += _pair(observed, runs, reference_runs, clock, model_first=done % 2 == 0)
         else:
             observed.passes.append(_timed(runs, clock))
-            spent_ms += sum(observed.passes[-1])
+            timed_ms += sum(observed.passes[-1])
         done += 1
         if done < least:
             continue
         figures = observed.pairs if reference_runs and related else observed.means
-        if _is_enough(figures, conditions.interval) or spent_ms >= 1000 * conditions.limit_s:
+        spent_s = work_clock() - begin_s if work_clock else timed_ms / 1000
+        if _is_enough(figures, conditions.interval) or spent_s >= conditions.limit_s:
             return observed
         least += max(1, least // 2)  # seldom: who looks often stops at a narrow interval by luck
 

@@ -369,7 +369,8 @@ class LatencySettings(Part):
     """Go on until the 95 % confidence interval of the median is at most this share of it wide; null stops at
     repeats."""
     seconds: float = Field(default=2.0, ge=0)
-    """Seconds of running after which no more than repeats batches are measured, however wide the interval."""
+    """Seconds of running after which no more than repeats batches are measured, however wide the interval. On a CPU the
+    seconds in which other processes have its cores do not count."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Number type that the model is run in."""
     backend: Literal["eager", "compile", "cuda_graphs", "onnxruntime"] = "eager"

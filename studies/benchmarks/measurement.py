@@ -34,6 +34,7 @@ from torch.utils.benchmark import Timer
 from transformers import BertConfig
 
 from objectives import Conditions, Objective, Subject, built_in, resolve
+from objectives.clocks import work_clock
 from objectives.energy.choose import open_meter
 from objectives.inference import modes, random_batches, ready
 from objectives.latency import Latency
@@ -111,8 +112,9 @@ def cell(name: str, batch: int, extent: Extent, device: torch.device) -> dict[st
         interval=DEFAULT.interval,
         limit_s=DEFAULT.seconds,
     )
-    at_start = Latency(conditions).measure(Subject(model)).value
-    latency = Latency(conditions, reference=model, reference_ms=at_start, corrected=True)
+    work = work_clock(device)
+    at_start = Latency(conditions, work_clock=work).measure(Subject(model)).value
+    latency = Latency(conditions, reference=model, reference_ms=at_start, corrected=True, work_clock=work)
     energy = _energy(conditions, device)
     result: dict[str, Any] = {"dense_ms": round(at_start, 3)}
     result |= repeatability(cuts, latency, energy, extent.rounds)

@@ -4,6 +4,7 @@ import itertools
 import json
 import random
 import statistics
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -15,7 +16,7 @@ import pytest
 import torch
 
 from objectives import Conditions, Measurement, Subject
-from objectives.clocks import clock_mhz
+from objectives.clocks import clock_mhz, work_clock
 from objectives.inference import MIX_BATCHES, prepare, random_batches, ready
 from objectives.latency import Latency
 from objectives.median import median_interval, relative_width
@@ -165,6 +166,27 @@ def test_time_ends_the_observations_and_repeats_are_the_least(build: Callable[..
         assert Latency(limited, clock=Clock(noise(2, 0.4))).measure(Subject(model)).samples == samples
     unasked = replace(ADAPTIVE, interval=None)
     assert Latency(unasked, clock=Clock(noise(2, 0.4))).measure(Subject(model)).samples == 10
+
+
+def test_the_seconds_of_others_do_not_count() -> None:
+    """Each batch takes about 10 ms by the clock, in which this process has the core for 1 ms."""
+    limited, ran = replace(ADAPTIVE, interval=1e-6, limit_s=0.12), list[int]()
+    clock = Clock(noise(2, 0.4))
+    observed = observe([lambda: ran.append(1)], [], limited, clock, work_clock=lambda: len(ran) / 1000)
+    assert len(observed.passes) == 163  # looked at after 10, 15, 22, 33, 49, 73, 109 and 163 batches
+
+
+def test_a_cpu_counts_its_own_seconds_and_a_board_those_of_the_wall() -> None:
+    assert work_clock(torch.device("cuda")) is None
+    clock = work_clock(torch.device("cpu"))
+    assert clock is not None
+    before_s = clock()
+    time.sleep(0.3)
+    assert clock() - before_s < 0.1
+    end_s = time.process_time() + 0.1
+    while time.process_time() < end_s:
+        pass
+    assert clock() - before_s >= 0.099 / torch.get_num_threads()
 
 
 def covered(rounds: int, observed: Callable[[int], Sequence[float]], truth: float) -> float:
