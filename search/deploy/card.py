@@ -6,6 +6,7 @@ Everything in it comes from the folder's `paretobert.json`; nothing is measured 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from search.definition import METRICS
 from search.deploy import shipped
 
 About = Mapping[str, Any]
@@ -54,9 +55,11 @@ def _what(about: About) -> str:
     )
     pair = "pairs of texts" if about["task"]["texts"] == 2 else "texts"
     labels = ", ".join(f"`{label}`" for label in about["task"]["labels"])
+    does = f"that gives {pair} a number, {labels}," if about["task"]["regression"] else f"of {pair} into {labels}"
+    kind = "model" if about["task"]["regression"] else "classifier"
     return f"""# {about["study"]}, trial {about["trial"]}
 
-A classifier of {pair} into {labels}: cut from the BERT `{about["checkpoint"]}`, layer by layer, and trained back.
+A {kind} {does}: cut from `{about["checkpoint"]}`, layer by layer, and trained back.
 The matrices are really smaller; nothing is masked.{rank}{words}
 
 | layer | attention heads | feed-forward neurons |
@@ -124,7 +127,7 @@ def _use(about: About) -> str:
 
 def _numbers(about: About) -> str:
     metric = about["task"]["metric"]
-    metrics = [name for name in ("accuracy", "f1", "matthews") if name in about["recorded"]]
+    metrics = [name for name in METRICS if name in about["recorded"]]
     further = [name for name in about["recorded"] if name.startswith("latency_ms.")]
     names = [*metrics, *(name for name in SHOWN if name in about["recorded"]), *further]
     rows = [_row(name, about["recorded"][name], about["dense"].get(name)) for name in names]
@@ -210,7 +213,7 @@ def _limits(about: About) -> str:
         "It knows the texts and labels of its training data; on others nothing was measured, fairness included.",
         "Latency and energy hold for the conditions named beside them; another device, batch, length, number type or "
         "backend can order models differently.",
-        "Plain `BertForSequenceClassification` cannot hold it: layers differ in width.",
+        "The plain classes of transformers cannot hold it: layers differ in width.",
     ]
     return "\n".join(["## Limits", "", *(f"- {line}" for line in lines), ""])
 

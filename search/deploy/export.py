@@ -110,7 +110,7 @@ def export(
         with appearing(target) as path:
             folder = _Folder(path)
             on_stage("write", 0, 1)
-            modelling = shipped.write_model(rebuilt.model, path, labels=task.labels)
+            modelling = shipped.write_model(rebuilt.model, path, task)
             shipped.write_tokenizer(tokenizer, path, max_tokens=task.max_tokens)
             _check_weights(folder, rebuilt, prepared, on_stage)
             _write_variants(folder, rebuilt, prepared, wanted, on_stage)
@@ -241,7 +241,8 @@ def _about(rebuilt: Rebuilt, prepared: Prepared) -> dict[str, Any]:
         "content": dict(prepared.content),
         "task": {
             "texts": len(definition.task.text),
-            "labels": list(definition.task.labels),
+            "labels": list(shipped.names_of(definition.task)),
+            "regression": definition.task.is_regression,
             "metric": definition.task.metric,
             "max_tokens": definition.task.max_tokens,
         },

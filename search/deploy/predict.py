@@ -25,8 +25,8 @@ class Prediction:
     """What the model says of one line.
 
     Attributes:
-        label: The most likely label.
-        scores: Probability of each label, by label; they add up to 1.
+        label: The most likely label; of a regression the name of its number.
+        scores: Probability of each label, by label, which add up to 1; of a regression the number itself.
     """
 
     label: str
@@ -34,7 +34,7 @@ class Prediction:
 
     @property
     def score(self) -> float:
-        """Probability of the most likely label."""
+        """Probability of the most likely label, or the number of a regression."""
         return self.scores[self.label]
 
 
@@ -54,6 +54,7 @@ class Predictor:
         self.texts = int(task["texts"])
         self._max_tokens = int(task["max_tokens"])
         self._labels = [str(label) for label in task["labels"]]
+        self._regression = bool(task["regression"])
         self._tokenizer = load_tokenizer(str(folder))
         self._model = load(folder)
         torch.nn.Module.to(self._model, device)
@@ -73,11 +74,11 @@ class Predictor:
             return_tensors="pt",
         )
         logits = self._model(**{name: tensor.to(self._model.device) for name, tensor in batch.items()}).logits
-        shares = torch.softmax(logits.float(), dim=-1).tolist()
-        return [self._prediction(row) for row in shares]
+        scores = logits.float() if self._regression else torch.softmax(logits.float(), dim=-1)
+        return [self._prediction(row) for row in scores.tolist()]
 
-    def _prediction(self, shares: Sequence[float]) -> Prediction:
-        scores = dict(zip(self._labels, shares, strict=True))
+    def _prediction(self, row: Sequence[float]) -> Prediction:
+        scores = dict(zip(self._labels, row, strict=True))
         return Prediction(max(scores, key=scores.__getitem__), scores)
 
 

@@ -14,7 +14,7 @@ it would load what fits, and fill up what is missing with random weights.
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 
 from search.bert.checkpoint import CONFIG, SHIPPED, TOKENIZER, WEIGHTS, save
 from search.bert.pruned import plan_of
+from search.definition import Task
 from search.errors import UserError
 
 ABOUT = "paretobert.json"
@@ -62,6 +63,11 @@ MODELLING: Mapping[str, Modelling] = {
 """The file of each family, by the dense model's `model_type`."""
 
 
+def names_of(task: Task) -> tuple[str, ...]:
+    """Names of what the logits stand for: the labels, or the number that a regression predicts."""
+    return task.labels or (task.label,)
+
+
 def modelling_of(model: PreTrainedModel) -> Modelling:
     """The modelling file of a model's family.
 
@@ -76,13 +82,13 @@ def modelling_of(model: PreTrainedModel) -> Modelling:
     return MODELLING[kind]
 
 
-def write_model(model: PreTrainedModel, folder: Path, *, labels: Sequence[str]) -> str:
+def write_model(model: PreTrainedModel, folder: Path, task: Task) -> str:
     """Write weights, config and the modelling file.
 
     Args:
         model: The model.
         folder: Where to.
-        labels: Names of the classes, in the order of the logits.
+        task: The task: names of its labels, in the order of the logits, or that of the number of a regression.
 
     Returns:
         Name of the modelling file.
@@ -103,9 +109,9 @@ def write_model(model: PreTrainedModel, folder: Path, *, labels: Sequence[str]) 
         },
         "heads_per_layer": list(plan.heads),
         "neurons_per_layer": list(plan.neurons),
-        "id2label": {str(number): label for number, label in enumerate(labels)},
-        "label2id": {label: number for number, label in enumerate(labels)},
-        "problem_type": "single_label_classification",
+        "id2label": {str(number): name for number, name in enumerate(names_of(task))},
+        "label2id": {name: number for number, name in enumerate(names_of(task))},
+        "problem_type": "regression" if task.is_regression else "single_label_classification",
     }
     values.pop("_name_or_path", None)
     write_json(folder / CONFIG, values)

@@ -11,10 +11,14 @@ import pytest
 import torch
 from rich.console import Console
 from small_study import Searched
+from transformers import BertConfig
 
 from search import shipping
 from search.bert.checkpoint import load
 from search.bert.encoding import load_tokenizer
+from search.bert.pruned import PrunedBertForSequenceClassification
+from search.definition import Task
+from search.deploy import shipped
 from search.deploy.export import Wanted
 from search.deploy.predict import Predictor, predictions
 from search.errors import UserError
@@ -98,3 +102,32 @@ def test_the_command_reads_standard_input(folder: Path, tmp_path: Path) -> None:
     failed = subprocess.run([*command[:-1], str(tmp_path)], capture_output=True, text=True, timeout=300, check=False)
     assert failed.returncode == 2
     assert failed.stderr.startswith(f"error: the folder '{tmp_path}' has no readable paretobert.json")
+
+
+def test_a_regression_says_its_number(folder: Path, tmp_path: Path) -> None:
+    task = Task(labels=(), label="stars", metric="pearson")
+    config = BertConfig(
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        num_labels=1,
+        initializer_range=0.9,
+    )
+    torch.manual_seed(0)
+    model = PrunedBertForSequenceClassification(config).eval()
+    shipped.write_model(model, tmp_path, task)
+    shipped.write_tokenizer(folder, tmp_path, max_tokens=32)
+    about = {"texts": 1, "labels": list(shipped.names_of(task)), "regression": True, "max_tokens": 32}
+    shipped.write_json(tmp_path / shipped.ABOUT, {"task": about})
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert written["problem_type"] == "regression"
+    assert written["id2label"] == {"0": "stars"}
+    tokens = load_tokenizer(str(folder))(LINES[:2], padding=True, return_tensors="pt")
+    with torch.inference_mode():
+        numbers = model(**tokens).logits[:, 0].tolist()
+    found = list(predictions(Predictor(tmp_path, CPU), LINES[:2], batch_size=2))
+    assert [(one.label, one.score) for one in found] == [
+        ("stars", pytest.approx(number, abs=1e-5)) for number in numbers
+    ]
+    assert max(abs(number) for number in numbers) > 1  # no probability
