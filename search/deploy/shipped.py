@@ -59,6 +59,9 @@ class Modelling:
 
 MODELLING: Mapping[str, Modelling] = {
     "bert": Modelling("pruned_bert", "PrunedBertConfig", "PrunedBertForSequenceClassification"),
+    "distilbert": Modelling("pruned_distilbert", "PrunedDistilBertConfig", "PrunedDistilBertForSequenceClassification"),
+    "electra": Modelling("pruned_electra", "PrunedElectraConfig", "PrunedElectraForSequenceClassification"),
+    "roberta": Modelling("pruned_roberta", "PrunedRobertaConfig", "PrunedRobertaForSequenceClassification"),
 }
 """The file of each family, by the dense model's `model_type`."""
 
