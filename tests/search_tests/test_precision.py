@@ -207,7 +207,7 @@ def test_each_precision_computes_what_it_says(prepared: Prepared, small: Searche
     assert next(rebuilt.model.parameters()).dtype == torch.float32
     quantised = score_in("int8", rebuilt.model, rows, **options)
     for other in (half, quantised):
-        assert 0 < (other - exact).abs().max() < 0.5
+        assert 0 < (other - exact).abs().mean() < 0.4 * exact.abs().mean()
     assert rebuilt.metrics["accuracy"]["value"] == all_metrics(quantised, rows.labels)["accuracy"].value
     with pytest.raises(KeyError):
         score_in("int4", rebuilt.model, rows, **options)
