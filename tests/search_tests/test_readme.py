@@ -1,0 +1,185 @@
+"""Every block of commands and of Python in the README is run, in one folder and in their order, as a reader would.
+
+What is changed on the way is listed here and nowhere else: studies are small, placeholders get real things (a
+PostgreSQL server, an S3-compatible one, a checkpoint, GLUE's files), bounds are those that a small study can keep, and
+what needs a container engine or a cluster is not run.
+"""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+SMALL = (
+    "--task.train_rows 160 --task.selection_rows 80 --teacher.epochs 1 --importance.rows 32 --recovery.steps 4 "
+    "--latency.repeats 3 --latency.batch 4 --engine.ladder '[0.5, 0.25]' --engine.tilts 0 --engine.trials 4"
+)
+"""What makes a study of the README small."""
+
+NOT_RUN = ("docker compose", "sbatch", "kubectl")
+"""What needs a container engine or a cluster; `test_docker.py` and `test_cluster_files.py` check their files."""
+
+SERVES = ("paretobert dashboard", "paretobert proxy")
+"""What goes on until it is stopped."""
+
+
+def blocks(language: str) -> list[str]:
+    """The README's fenced blocks of a language, in order."""
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.M | re.S)
+
+
+@pytest.fixture(scope="module")
+def reader(server: str, address: str, minilm: Path, glue: Path, tmp_path_factory: pytest.TempPathFactory) -> "Reader":
+    boto3 = pytest.importorskip("boto3", reason="needs the extra s3")
+    folder = tmp_path_factory.mktemp("reader")
+    for name in ("studies", "docker", "constraints.txt", "README.md"):
+        (folder / name).symlink_to(ROOT / name)
+    (folder / "tickets.csv").write_text(
+        "subject,body,queue\n"
+        + "".join(
+            f"Number {n},{text} {n},{queue}\n"
+            for n in range(40)
+            for text, queue in (
+                ("please correct my invoice", "billing"),
+                ("the program stops with an error", "technical"),
+                ("when do you open", "other"),
+            )
+        ),
+        encoding="utf-8",
+    )
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "PARETOBERT_"))},
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_ENDPOINT_URL": address,
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "BROWSER": "true %s",
+        "HF_HUB_OFFLINE": "1",
+        "COLUMNS": "120",
+        "OMP_NUM_THREADS": "1",
+    }
+    boto3.client(
+        "s3", endpoint_url=address, region_name="us-east-1", aws_access_key_id="test", aws_secret_access_key="test"
+    ).create_bucket(Bucket="bucket")
+    return Reader(
+        folder,
+        environment,
+        {
+            "PATH/TO/CHECKPOINT": str(minilm),
+            "PATH/TO/SST-2": str(glue / "SST-2"),
+            "postgresql+psycopg://USER:PASSWORD@HOST/DATABASE": server,
+            "s3://BUCKET/PREFIX": "s3://bucket/prefix",
+            "bert-base-uncased": str(minilm),
+        },
+    )
+
+
+class Reader:
+    """Somebody who does what the README says, in a folder of their own.
+
+    Args:
+        folder: It.
+        environment: Variables of their shell.
+        means: What the README's placeholders stand for.
+    """
+
+    def __init__(self, folder: Path, environment: dict[str, str], means: dict[str, str]) -> None:
+        self.folder = folder
+        self._environment = environment
+        self._means = means
+
+    def does(self, block: str) -> str:
+        """Run a block of commands; what they said."""
+        script = "\n".join(self._as_run(line) for line in block.replace("\\\n", " ").splitlines())
+        return self._done(["bash", "-euo", "pipefail", "-c", script])
+
+    def runs(self, code: str, *arguments: str) -> str:
+        """Run Python as a script; what it said."""
+        (self.folder / "tickets.py").write_text(self._meant(code), encoding="utf-8")
+        return self._done([sys.executable, "tickets.py", *arguments])
+
+    def _done(self, command: list[str]) -> str:
+        done = subprocess.run(
+            command,
+            cwd=self.folder,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=600,
+        )
+        assert done.returncode == 0, f"{command[-1]}\n\n{done.stdout}"
+        return done.stdout
+
+    def _as_run(self, line: str) -> str:
+        command = self._meant(line.split("  #")[0].strip())
+        if command.startswith(NOT_RUN):
+            return ""
+        if command == "pytest":
+            return f"(cd {shlex.quote(str(ROOT))} && pytest --collect-only -q tests/search_tests/test_readme.py)"
+        if command.startswith("pip install"):
+            options = "install --quiet --dry-run --no-deps --no-build-isolation"
+            return f"(cd {shlex.quote(str(ROOT))} && python -m pip {command.replace('pip install', options)})"
+        if command.startswith("python studies/") and "--dry-run" not in command:
+            local = f"--model {self._means['PATH/TO/CHECKPOINT']} --data {self._means['PATH/TO/SST-2']}"
+            return f"{command} {SMALL} {'' if 'quickstart' in command else local}"
+        if command.startswith(SERVES):
+            return f'timeout --preserve-status --signal=INT 15 {command} || [ "$?" -le 130 ]'
+        return command
+
+    def _meant(self, text: str) -> str:
+        for placeholder, meaning in self._means.items():
+            text = text.replace(placeholder, meaning)
+        text = re.sub(r"accuracy=0\.\d+", "accuracy=0.3", text).replace('"accuracy": 0.91', '"accuracy": 0.3')
+        return re.sub(r"latency_ms=\d+", "latency_ms=100000", text)
+
+
+@pytest.mark.parametrize("number", range(len(blocks("sh"))))
+def test_a_block_of_commands_runs(reader: Reader, number: int) -> None:
+    said = reader.does(blocks("sh")[number])
+    assert "Traceback" not in said
+    assert "does not provide the extra" not in said
+
+
+def test_the_python_runs(reader: Reader) -> None:
+    reading = [block for block in blocks("python") if "load(" in block]
+    study = [block for block in blocks("python") if "load(" not in block]
+    assert reading
+    assert study
+    for block in reading:
+        reader.runs(block)
+    said = reader.runs("\n".join(study), *shlex.split(SMALL), "--engine.trials", "3", "--task.train_rows", "60")
+    assert "int8_mb" in said
+
+
+def test_no_command_is_missing_from_the_readme() -> None:
+    from typer.main import get_command
+
+    from search.cli import app
+
+    commands = set(get_command(app).commands)  # type: ignore[attr-defined]
+    shown = set(re.findall(r"\bparetobert ([a-z]+)", "\n".join(blocks("sh"))))
+    named = set(re.findall(r"`paretobert ([a-z]+)", README))
+    assert commands - named == set()
+    assert shown - commands == set()
+
+
+def test_all_files_that_the_readme_names_are_there() -> None:
+    named = set(re.findall(r"`((?:studies|docker|search|objectives|tests)/[\w./-]+\.\w+)`", README))
+    assert named
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
+
+
+def test_placeholders_that_stand_for_nothing_are_not_left(reader: Reader) -> None:
+    text = "\n".join(blocks("sh"))
+    left = set(re.findall(r"\b[A-Z]{4,}\b", reader._meant(text)))
+    assert left <= {"PARETOBERT_STORAGE", "POSTGRES_PASSWORD", "STORAGE", "POSTGRES", "PASSWORD"}, left
