@@ -1,8 +1,8 @@
 """Every block of commands and of Python in the README is run, in one folder and in their order, as a reader would.
 
 What is changed on the way is listed here and nowhere else: studies are small, placeholders get real things (a
-PostgreSQL server, an S3-compatible one, a checkpoint, GLUE's files), bounds are those that a small study can keep, and
-what needs a container engine or a cluster is not run.
+PostgreSQL server, an S3-compatible one, a checkpoint, GLUE's first rows), bounds are those that a small study can keep,
+and what needs a container engine or a cluster is not run.
 """
 
 import os
@@ -10,6 +10,7 @@ import re
 import shlex
 import subprocess
 import sys
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,10 @@ def reader(server: str, address: str, minilm: Path, glue: Path, tmp_path_factory
         encoding="utf-8",
     )
     (folder / "study.json").write_text(blocks("json")[0].replace("bert-base-uncased", str(minilm)), encoding="utf-8")
+    (folder / "SST-2").mkdir()
+    for name in ("train.tsv", "dev.tsv"):
+        with (glue / "SST-2" / name).open(encoding="utf-8") as rows:
+            (folder / "SST-2" / name).write_text("".join(islice(rows, 3000)), encoding="utf-8")
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "PARETOBERT_"))},
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
@@ -75,7 +80,7 @@ def reader(server: str, address: str, minilm: Path, glue: Path, tmp_path_factory
         environment,
         {
             "PATH/TO/CHECKPOINT": str(minilm),
-            "PATH/TO/SST-2": str(glue / "SST-2"),
+            "PATH/TO/SST-2": str(folder / "SST-2"),
             "postgresql+psycopg://USER:PASSWORD@HOST/DATABASE": server,
             "s3://BUCKET/PREFIX": "s3://bucket/prefix",
             "bert-base-uncased": str(minilm),
