@@ -56,6 +56,7 @@ def reader(server: str, address: str, minilm: Path, glue: Path, tmp_path_factory
         encoding="utf-8",
     )
     (folder / "study.json").write_text(blocks("json")[0].replace("bert-base-uncased", str(minilm)), encoding="utf-8")
+    (folder / "sentences.txt").write_text("A warm and funny film.\nTwo hours that I want back.\n", encoding="utf-8")
     (folder / "SST-2").mkdir()
     for name in ("train.tsv", "dev.tsv"):
         with (glue / "SST-2" / name).open(encoding="utf-8") as rows:
