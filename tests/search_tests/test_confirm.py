@@ -181,7 +181,7 @@ def test_a_training_that_fails_is_said_and_the_others_go_on(small: Searched, con
     assert confirmed
     listener = SilentListener()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("search.deploy.confirm.score", lambda *_given, **_named: torch.full((60, 2), torch.nan))
+        patch.setattr("search.deploy.confirm.score_in", lambda *_given, **_named: torch.full((60, 2), torch.nan))
         with pytest.raises(UserError, match="no training of the study 'small' succeeded"):
             confirm(small.name, small.place, Wanted((1,), seeds=1, steps=1), listener)
     said = "trial 1, training 1 failed: the logits of the trained model are not finite"
