@@ -2,7 +2,7 @@
 
 What is changed on the way is listed here and nowhere else: studies are small, placeholders get real things (a
 PostgreSQL server, an S3-compatible one, a checkpoint, GLUE's first rows), bounds are those that a small study can keep,
-and what needs a container engine or a cluster is not run.
+trainings of a confirmation are few, and what needs a container engine or a cluster is not run.
 """
 
 import os
@@ -20,7 +20,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 SMALL = (
     "--task.train_rows 160 --task.selection_rows 80 --teacher.epochs 1 --importance.rows 32 --recovery.steps 4 "
-    "--latency.repeats 3 --latency.batch 4 --engine.ladder '[0.5, 0.25]' --engine.tilts 0 --engine.trials 4"
+    "--latency.repeats 3 --latency.seconds 0.2 --latency.batch 4 --engine.ladder '[0.5, 0.25]' --engine.tilts 0 --engine.trials 4"
 )
 """What makes a study of the README small."""
 
@@ -128,7 +128,7 @@ class Reader:
         return done.stdout
 
     def _as_run(self, line: str) -> str:
-        command = self._meant(line.split("  #")[0].strip())
+        command = re.sub(r"--(seeds|points|epochs) \d+", r"--\1 1", self._meant(line.split("  #")[0].strip()))
         if command.startswith(NOT_RUN):
             return ""
         if command == "pytest":
@@ -139,6 +139,8 @@ class Reader:
         if command.startswith("python studies/") and "--dry-run" not in command:
             local = f"--model {self._means['PATH/TO/CHECKPOINT']} --data {self._means['PATH/TO/SST-2']}"
             return f"{command} {SMALL} {'' if 'quickstart' in command else local}"
+        if command.startswith("paretobert confirm") and "--seeds" not in command:
+            return f"{command} --seeds 1"
         if command.startswith(SERVES):
             return f'timeout --preserve-status --signal=INT 15 {command} || [ "$?" -le 130 ]'
         return command
