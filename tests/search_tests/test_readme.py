@@ -20,7 +20,8 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 SMALL = (
     "--task.train_rows 160 --task.selection_rows 80 --teacher.epochs 1 --importance.rows 32 --recovery.steps 4 "
-    "--latency.repeats 3 --latency.seconds 0.2 --latency.batch 4 --engine.ladder '[0.5, 0.25]' --engine.tilts 0 --engine.trials 4"
+    "--latency.repeats 3 --latency.seconds 0.2 --latency.batch 4 --engine.ladder '[0.5, 0.25]' "
+    "--engine.tilts 0 --engine.trials 4"
 )
 """What makes a study of the README small."""
 
