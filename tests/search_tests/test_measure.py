@@ -28,6 +28,7 @@ from search.bert.encoding import Encoded
 from search.bert.training import score
 from search.cli import measure
 from search.deploy.rebuild import rebuild
+from search.definition import METRICS
 from search.errors import UserError
 from search.measure import measure_alone, measure_in_study
 
@@ -215,7 +216,7 @@ def test_too_few_positions_are_refused(small: Searched, tmp_path: Path) -> None:
 
 def test_an_encoder_without_a_classifier_has_its_costs_and_no_metrics(small: Searched, minilm: Path) -> None:
     card = measure_in_study(str(minilm), small.name, small.place)
-    assert set(card.unmeasured) == {"accuracy", "f1", "matthews"}
+    assert set(card.unmeasured) == set(METRICS)
     assert card.quantities["parameters"]["value"] > 22e6
     assert "accuracy: not measured: the checkpoint holds no classifier" in shown(card)
 
