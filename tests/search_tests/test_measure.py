@@ -27,8 +27,8 @@ from search.bert.checkpoint import load, save
 from search.bert.encoding import Encoded
 from search.bert.training import score
 from search.cli import measure
-from search.deploy.rebuild import rebuild
 from search.definition import METRICS
+from search.deploy.rebuild import rebuild
 from search.errors import UserError
 from search.measure import measure_alone, measure_in_study
 
