@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -312,13 +313,13 @@ def recovered(prepared: Prepared, on_rung: OnRung | None) -> tuple[dict[str, Any
 def test_looking_changes_nothing(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
     """Dropout is on: a draw more, or a mode that is not put back, would show in the logits."""
     logits: list[torch.Tensor] = []
-    whole = pipeline.score
 
-    def kept(*given: Any, **options: Any) -> torch.Tensor:
-        logits.append(whole(*given, **options))
+    def kept(score: Callable[..., torch.Tensor], *given: Any, **options: Any) -> torch.Tensor:
+        logits.append(score(*given, **options))
         return logits[-1]
 
-    monkeypatch.setattr(pipeline, "score", kept)
+    for name in ("score", "score_in"):  # on some rows at the rungs, on all of them in the end
+        monkeypatch.setattr(pipeline, name, partial(kept, getattr(pipeline, name)))
     asked: list[tuple[float, float, Mapping[str, float]]] = []
     recovered(prepared, None)
     recovered(prepared, lambda *given: bool(asked.append(given)))

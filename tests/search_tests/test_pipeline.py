@@ -250,8 +250,13 @@ def test_every_trial_is_re_fitted_on_the_same_rows_of_the_study(
 
 def test_a_re_fit_brings_the_logits_nearer_to_the_teachers(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
     scored: list[torch.Tensor] = []
-    score = pipeline.score
-    monkeypatch.setattr(pipeline, "score", lambda *given, **named: scored.append(score(*given, **named)) or scored[-1])
+    logits = pipeline.selection_logits
+
+    def noted(*given: Any, **named: Any) -> torch.Tensor:
+        scored.append(logits(*given, **named))
+        return scored[-1]
+
+    monkeypatch.setattr(pipeline, "selection_logits", noted)
     evaluate(prepared, Plan.dense(prepared.shape), seed=1, on_stage=ignore)
     for refit_rows in (0, 96):
         evaluate(with_recovery(prepared, refit_rows=refit_rows, steps=0), HALF, seed=1, on_stage=ignore)
