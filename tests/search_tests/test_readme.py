@@ -8,6 +8,7 @@ trainings of a confirmation are few, and what needs a container engine or a clus
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from itertools import islice
@@ -39,6 +40,8 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def reader(server: str, address: str, minilm: Path, glue: Path, tmp_path_factory: pytest.TempPathFactory) -> "Reader":
+    if shutil.which("bash") is None:
+        pytest.skip("needs bash")
     boto3 = pytest.importorskip("boto3", reason="needs the extra s3")
     folder = tmp_path_factory.mktemp("reader")
     for name in ("studies", "docker", "constraints.txt", "README.md"):
