@@ -147,7 +147,10 @@ def work(
         if attributes.RETRY_OF in trial.user_attrs and is_double(study, trial.number):
             _give_way(trial, DOUBLE)
         with running.metered.noted(trial):
-            values = _run(trial, job)
+            try:
+                values = _run(trial, job)
+            except ValueError as error:  # below, one says that a trial was told which had ended: this is none of these
+                raise RuntimeError(f"trial {trial.number} cannot be run: {error}") from error
         if _stored_trial(study, trial).state != TrialState.RUNNING:  # another worker declared it dead
             raise UpdateFinishedTrialError
         return values

@@ -332,3 +332,18 @@ def test_a_trial_interrupted_while_it_is_sampled_is_handed_back(
     monkeypatch.setattr("search.engine.housekeeping.EVERY_S", 0.5)
     assert not [r for r in study.read(opened).records if r.state == "running"]
     assert work(reopened(url), evaluation_of, SilentListener())
+
+
+def test_an_error_of_its_own_ends_a_worker_instead_of_passing_for_a_trial_taken_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, _url = begin(tmp_path, small(trials=6))
+
+    def wrong(*_args: Any) -> Any:
+        raise ValueError("zip() argument 2 is longer than argument 1")
+
+    monkeypatch.setattr("search.engine.worker.made_by_others", wrong)
+    listener = SilentListener()
+    with pytest.raises(RuntimeError, match=r"trial 0 cannot be run: zip\(\) argument 2"):
+        work(opened, evaluation_of, listener)
+    assert not [note for note in listener.notes if "silent" in note]
