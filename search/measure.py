@@ -28,7 +28,7 @@ from search.bert.training import score
 from search.definition import METRICS, Definition, Task, build
 from search.errors import UserError
 from search.plan import Plan, Shape, encoder_parameters
-from search.process import Place, artifacts_of, device_of, take_threads
+from search.process import Place, artifacts_of, device_of, prepared_again, take_threads
 from search.scoring import ScoringRows, check_labels, rows_of_data, rows_of_study
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def measure_in_study(checkpoint: str, study: str, place: Place, *, held_out: boo
     )
     about, result = studies.stored(found), studies.read(found)
     definition = about.definition
-    model = load_classifier(checkpoint, labels=len(definition.task.labels))
+    model = load_classifier(checkpoint, labels=definition.task.outputs)
     check_labels(checkpoint, model, definition.task)
     device = device_of(place.device)
     take_threads(about, device, listener)
@@ -102,18 +102,7 @@ def measure_in_study(checkpoint: str, study: str, place: Place, *, held_out: boo
         )
     artifacts = artifacts_of(place, study)
     folders = _prepared_folders(study, about, artifacts)
-    prepared = preparation.prepare(
-        definition,
-        artifacts,
-        device=device,
-        own_objectives={},
-        energy_source=about.energy_source,
-        content=about.content,
-        machine=about.machine,
-        reference_ms=about.reference_ms,
-        from_artifacts=True,
-        on_stage=lambda *_: None,
-    )
+    prepared = prepared_again(about, artifacts, device, listener, machine=about.machine)
     splits = ("selection", "held_out") if held_out else ("selection",)
     rows = {}
     if model.is_fine_tuned:
@@ -166,6 +155,8 @@ def measure_alone(
     own = model.labels or tuple(str(number) for number in range(model.count))
     task = {name: given.pop(name) for name in tuple(given) if name in Task.model_fields}
     task["labels"] = own if labels is None else labels.split(",")
+    if model.count == 1 and labels is None:  # one output is a number
+        task |= {"labels": (), "metric": "pearson"}
     values = {"name": "alone", "data": data or "none", "task": task, "latency": given, "energy": {"source": energy}}
     definition = build(values, source="the command line")
     rows = {}

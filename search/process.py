@@ -154,25 +154,43 @@ def join(name: str, place: Place, limits: Limits, listener: Listener) -> bool:
     study = wait_for(name, place, listener.note)
     about = studies.stored(study)
     check_built_in(about.definition)
-    from search import preparation
-
     device = device_of(place.device)
     take_threads(about, device, listener)
     artifacts = artifacts_of(place, name)
     counter = artifacts.counter = _counter(device, limits)
-    prepared = preparation.prepare(
+    prepared = prepared_again(about, artifacts, device, listener, machine=about.machine)
+    return _loop(study, prepared, limits, counter, listener)
+
+
+def prepared_again(
+    about: "Stored", artifacts: "Artifacts", device: "torch.device", listener: Listener, *, machine: str | None
+) -> "Prepared":
+    """What all trials of a stored study have in common, by the hashes that it names: from its artifacts.
+
+    Args:
+        about: What the study says of itself.
+        artifacts: Where that is kept.
+        device: Where to train and measure.
+        listener: Is told what is being done.
+        machine: Device and threads that latencies have to be measured with; None takes any.
+
+    Raises:
+        UserError: If the artifacts lack something that cannot be made again here, or this is another machine.
+    """
+    from search import preparation
+
+    return preparation.prepare(
         about.definition,
         artifacts,
         device=device,
         own_objectives={},
         energy_source=about.energy_source,
         content=about.content,
-        machine=about.machine,
+        machine=machine,
         reference_ms=about.reference_ms,
         from_artifacts=True,
         on_stage=lambda stage, done, total: listener.stage(PREPARATION, stage, done, total),
     )
-    return _loop(study, prepared, limits, counter, listener)
 
 
 def check_built_in(definition: Definition) -> None:

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 from search.definition import EnergySettings
 from search.listener import Listener
-from search.process import Place, artifacts_of, check_built_in, device_of, take_threads
-from search.records import PREPARATION
+from search.process import Place, artifacts_of, check_built_in, device_of, prepared_again, take_threads
 from search.space import Space
 
 if TYPE_CHECKING:
@@ -52,7 +51,6 @@ def reopen(name: str, place: Place, listener: Listener, *, measures: bool) -> Re
     Raises:
         UserError: If the study is not there, its artifacts are not, or the device cannot be used.
     """
-    from search import preparation
     from search.engine import storage as storages
     from search.engine import study as studies
 
@@ -65,18 +63,7 @@ def reopen(name: str, place: Place, listener: Listener, *, measures: bool) -> Re
         check_built_in(about.definition)
     artifacts = artifacts_of(place, name)
     asked = about if measures else _without_measuring(about)
-    prepared = preparation.prepare(
-        asked.definition,
-        artifacts,
-        device=device,
-        own_objectives={},
-        energy_source=asked.energy_source,
-        content=about.content,
-        machine=about.machine if measures else None,
-        reference_ms=asked.reference_ms,
-        from_artifacts=True,
-        on_stage=lambda stage, done, total: listener.stage(PREPARATION, stage, done, total),
-    )
+    prepared = prepared_again(asked, artifacts, device, listener, machine=about.machine if measures else None)
     space = Space.of(about.definition.space, prepared.shape, about.definition.recovery)
     return Reopened(studies.read(found), replace(prepared, definition=about.definition, space=space), artifacts)
 

@@ -115,11 +115,15 @@ def check_labels(checkpoint: str, model: Classifier, task: Task) -> None:
     """
     if not model.is_fine_tuned:
         return
-    if model.count != len(task.labels):
+    if model.count != task.outputs:
+        named = f"has {len(task.labels)} ({', '.join(task.labels)})"
+        asked = "is a regression, with one output" if task.is_regression else named
         raise UserError(
-            f"the checkpoint '{checkpoint}' tells {model.count} labels apart and the task has {len(task.labels)} "
-            f"({', '.join(task.labels)}); name a classifier of that task"
+            f"the checkpoint '{checkpoint}' tells {model.count} labels apart and the task {asked}; name a classifier of "
+            "that task"
         )
+    if task.is_regression:
+        return
     if model.labels and model.labels != task.labels:
         raise UserError(
             f"the checkpoint '{checkpoint}' has the labels {list(model.labels)} and the task {list(task.labels)}; "

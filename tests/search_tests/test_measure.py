@@ -349,3 +349,26 @@ def test_the_command_prints_the_card_and_one_line_of_json(
     assert wrong.stderr == "error: --batch is given with --study, which says that itself; leave out one of the two\n"
     with pytest.raises(UserError, match="--held-out is given without --study"):
         measure(str(cut.folder), held_out=True)
+
+
+def test_a_regression_is_measured_as_its_trials_are(
+    minilm: Path, movie_reviews: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("regression")
+    task = {"labels": [], "metric": "pearson"}
+    fields: dict[str, Any] = {"name": "numbers", "task": task, "engine": {"trials": 1}}
+    numbers = searched(definition_in(folder, minilm, movie_reviews, **fields), folder)
+    dense = numbers.again.study.dense
+    assert dense is not None
+    save(numbers.again.prepared.teacher, folder / "model")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(minilm / name, folder / "model" / name)
+    card = measure_in_study(str(folder / "model"), numbers.name, numbers.place, held_out=True)
+    for name in ("pearson", "spearman", "parameters", "macs"):
+        assert card.quantities[name]["value"] == dense.value(name)
+    assert set(card.held_out) == {"pearson", "spearman"}
+    alone = measure_alone(str(folder / "model"), device="cpu", data=str(folder / "data.csv"), batch=1, tokens=8)
+    assert {"pearson", "spearman"} <= set(alone.quantities)
+    BertForSequenceClassification(BertConfig(**TINY)).save_pretrained(folder / "other")
+    with pytest.raises(UserError, match="tells 2 labels apart and the task is a regression, with one output"):
+        measure_in_study(str(folder / "other"), numbers.name, numbers.place)
