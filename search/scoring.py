@@ -119,8 +119,8 @@ def check_labels(checkpoint: str, model: Classifier, task: Task) -> None:
         named = f"has {len(task.labels)} ({', '.join(task.labels)})"
         asked = "is a regression, with one output" if task.is_regression else named
         raise UserError(
-            f"the checkpoint '{checkpoint}' tells {model.count} labels apart and the task {asked}; name a classifier of "
-            "that task"
+            f"the checkpoint '{checkpoint}' tells {model.count} labels apart and the task {asked}; "
+            "name a classifier of that task"
         )
     if task.is_regression:
         return
