@@ -367,6 +367,8 @@ def test_a_regression_is_measured_as_its_trials_are(
     for name in ("pearson", "spearman", "parameters", "macs"):
         assert card.quantities[name]["value"] == dense.value(name)
     assert set(card.held_out) == {"pearson", "spearman"}
+    encoder = measure_in_study(str(folder / "checkpoint"), numbers.name, numbers.place)
+    assert encoder.quantities["parameters"]["value"] == dense.value("parameters")  # with one output, like the study's
     alone = measure_alone(str(folder / "model"), device="cpu", data=str(folder / "data.csv"), batch=1, tokens=8)
     assert {"pearson", "spearman"} <= set(alone.quantities)
     BertForSequenceClassification(BertConfig(**TINY)).save_pretrained(folder / "other")
