@@ -21,6 +21,7 @@ from objectives import MeasurementUnavailable, Subject, all_metrics
 from search import candidates
 from search.answers import packed
 from search.bert.choose import choose
+from search.bert.encoding import Encoded
 from search.bert.precision import score_in
 from search.bert.recovery import recover
 from search.bert.refit import fitting_batches, refit
@@ -266,13 +267,32 @@ def selection_logits(
     Raises:
         TrialError: If they are not finite.
     """
+    return logits_on(prepared, model, prepared.selection, stage="score", on_stage=on_stage, precision=precision)
+
+
+def logits_on(
+    prepared: Prepared, model: PreTrainedModel, rows: Encoded, *, stage: str, on_stage: OnStage, precision: str
+) -> torch.Tensor:
+    """Logits of a model on some rows (rows, labels), float32.
+
+    Args:
+        prepared: What is the same for all trials.
+        model: The model, in float32.
+        rows: The rows.
+        stage: Name of the stage, as people see it.
+        on_stage: Told what is being done.
+        precision: What it computes in.
+
+    Raises:
+        TrialError: If they are not finite.
+    """
     logits = score_in(
         precision,
         model,
-        prepared.selection,
+        rows,
         pad_id=prepared.pad_id,
         batch_size=SCORING_BATCH,
-        on_step=lambda done, total: on_stage("score", done, total),
+        on_step=lambda done, total: on_stage(stage, done, total),
     )
     if not torch.isfinite(logits).all():
         raise TrialError("the recovered model's logits are not finite; lower recovery.learning_rate")

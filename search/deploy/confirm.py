@@ -16,21 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from objectives import Subject
 from search.artifacts import Artifacts, OnWait, digest
 from search.bert.encoding import Encoded
-from search.bert.precision import score_in
 from search.definition import METRICS, RecoverySettings
 from search.deploy.rebuild import origin, rebuild, settings_of
-from search.errors import TrialError
-from search.pipeline import conditions_of, failures_told, is_wanted
+from search.pipeline import conditions_of, failures_told, is_wanted, logits_on
 from search.plan import Plan
-from search.preparation import SCORING_BATCH, OnStage, Prepared, wanted
+from search.preparation import OnStage, Prepared, wanted
 from search.records import Confirmation, Record, StudyRecord
 
 KIND = "confirmation"
@@ -148,7 +144,14 @@ def train_again(
         built = rebuild(prepared, study, trial, recovery=recovery, seed=seed, on_stage=on_stage)
         with failures_told(prepared):
             with prepared.turns.working():
-                logits = _scored(prepared, built.model, held_out, on_stage, record.precision)
+                logits = logits_on(
+                    prepared,
+                    built.model,
+                    held_out,
+                    stage="score the held-out rows",
+                    on_stage=on_stage,
+                    precision=record.precision,
+                )
             with prepared.turns.measuring(lambda: on_stage("wait to measure", 0, 1)):
                 measured = _measured(prepared, built.model, logits, held_out, on_stage, record.precision)
         about = {
@@ -177,21 +180,6 @@ def remembered(
             return []
         trainings.append(_read(folder, seed))
     return trainings
-
-
-def _scored(prepared: Prepared, model: PreTrainedModel, rows: Encoded, on_stage: OnStage, precision: str) -> Tensor:
-    """Logits on the held-out rows, in the precision that latencies and the search's own scores have."""
-    logits = score_in(
-        precision,
-        model,
-        rows,
-        pad_id=prepared.pad_id,
-        batch_size=SCORING_BATCH,
-        on_step=lambda done, total: on_stage("score the held-out rows", done, total),
-    )
-    if not torch.isfinite(logits).all():
-        raise TrialError("the logits of the trained model are not finite; lower recovery.learning_rate")
-    return logits
 
 
 def _measured(

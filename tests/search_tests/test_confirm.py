@@ -18,7 +18,7 @@ from engine_cases import SilentListener
 from safetensors.torch import load_file
 from small_study import Searched, definition_in, searched
 
-from search import preparation
+from search import pipeline, preparation
 from search.analysis.confirmed import compare, sentences
 from search.analysis.report import render_report
 from search.analysis.trial import render_trial
@@ -179,12 +179,17 @@ def test_what_cannot_be_confirmed_is_said_before_anything_is_trained(
 
 def test_a_training_that_fails_is_said_and_the_others_go_on(small: Searched, confirmed: object) -> None:
     assert confirmed
-    listener = SilentListener()
+    listener, score_in = SilentListener(), pipeline.score_in
+
+    def held_out_is_not_finite(precision: str, model: Any, rows: Encoded, **given: Any) -> torch.Tensor:
+        logits = score_in(precision, model, rows, **given)
+        return logits if len(rows) == len(small.again.prepared.selection) else torch.full_like(logits, torch.nan)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("search.deploy.confirm.score_in", lambda *_given, **_named: torch.full((60, 2), torch.nan))
+        patch.setattr(pipeline, "score_in", held_out_is_not_finite)
         with pytest.raises(UserError, match="no training of the study 'small' succeeded"):
             confirm(small.name, small.place, Wanted((1,), seeds=1, steps=1), listener)
-    said = "trial 1, training 1 failed: the logits of the trained model are not finite"
+    said = "trial 1, training 1 failed: the recovered model's logits are not finite"
     assert any(said in note for note in listener.notes)
 
 
