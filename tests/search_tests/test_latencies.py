@@ -148,7 +148,7 @@ def test_a_backend_that_is_not_here_is_told_before_anything_is_made(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("objectives.backends.find_spec", lambda _name: None)
+    monkeypatch.setattr("objectives.onnx_graph.find_spec", lambda _name: None)
     with pytest.raises(UserError, match=part):
         make(definition.model_copy(update={"latencies": latencies}), Artifacts(tmp_path / "artifacts"))
     assert not (tmp_path / "artifacts").exists()
