@@ -1,0 +1,166 @@
+"""What each way gives: a model of each size and seed, the same cuts with our training, and hypervolumes."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import search_efficiency as efficiency
+import searches
+from bench import Bench
+from environments import HERE, Peer, UnavailableError, version
+from harness import say
+from kept import Kept
+from ways import OURS, WAYS, Cell, Way, opened
+
+from search import Definition
+from search.artifacts import digest
+from search.errors import TrialError
+
+FOLDER = HERE.parents[2] / "runs" / "benchmarks" / "peers"
+TARGETS = {False: (0.75, 0.5, 0.25, 0.125), True: (0.5, 0.25)}
+SEARCHES = {
+    "syne-tune": Way("Syne Tune MO-REA", version("syne_tune", "syne-tune"), "cross-entropy", "syne_tune"),
+    "syne-tune-ours": Way("Syne Tune MO-REA, our trials", version("syne_tune", "syne-tune"), "default", "syne_tune"),
+}
+
+
+@dataclass
+class Found:
+    """Everything that a way gave.
+
+    Attributes:
+        models: Results by size, one per seed.
+        retrained: The same cuts with our training.
+        volumes: Hypervolume, one per seed.
+        why_not: Why a size has no model; None stands for the whole way.
+    """
+
+    models: dict[float, list[dict[str, Any]]]
+    retrained: dict[float, list[dict[str, Any]]]
+    volumes: list[float]
+    why_not: dict[float | None, str]
+
+
+class Comparison:
+    """One run: what is shared by all ways, and what each of them gives.
+
+    Args:
+        quick: Whether to take the smaller numbers.
+        seeds: How many.
+        budget_s: Compute of each way and seed.
+    """
+
+    def __init__(self, *, quick: bool, seeds: int, budget_s: float) -> None:
+        self.quick, self.seeds, self.budget_s = quick, seeds, budget_s
+        base = efficiency.definition(seed=0, quick=quick)
+        recovery = base.recovery.model_copy(update={"steps": 20 if quick else 100})
+        self.definition: Definition = base.model_copy(update={"name": "peers", "recovery": recovery})
+        how = self.definition.model_dump(mode="json", exclude={"name"})
+        self.folder = FOLDER / f"{'quick-' if quick else ''}{digest(how)[:12]}"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.shared = efficiency.Seed.of(self.definition, self.folder)
+        self.bench = Bench(self.shared.prepared, self.folder, iterations=4 if quick else 16)
+        self.kept = Kept(self.folder / "models.jsonl")
+
+    def spent_s(self, recovery: str) -> float:
+        """Compute of the preparation that a way needs after the teacher, importance excepted."""
+        return 0.0 if recovery == "cross-entropy" else self.shared.preparation["teacher logits"]
+
+    def of_sizes(self, name: str) -> Found:
+        """What a way gives that makes a model of the size that it is asked for."""
+        way, found = WAYS[name], Found({}, {}, [], {})
+        try:
+            start = opened(way, FOLDER) if way.files else None
+        except UnavailableError as error:
+            return replace(found, why_not={None: str(error)})
+        with ExitStack() as stack:
+            peer = stack.enter_context(start()) if start else None
+            for seed in range(self.seeds):
+                self._of_seed(name, peer, seed, found)
+        if not found.models:
+            found.why_not[None] = "; ".join(dict.fromkeys(found.why_not.values()))
+        return found
+
+    def _of_seed(self, name: str, peer: Peer | None, seed: int, found: Found) -> None:
+        recovery, targets = WAYS[name].recovery, TARGETS[self.quick]
+
+        def make(share: float, how: str = recovery) -> dict[str, Any] | None:
+            cell, measure = Cell(name, share, seed, how), share in targets and how == recovery
+            try:
+                return self.kept.get(asdict(cell), lambda: self._told(cell, peer, measure=measure))
+            except (UnavailableError, TrialError, ValueError) as error:
+                found.why_not[share] = str(error)
+                say(f"{name}, {share:g}: {error}")
+                return None
+
+        for share in targets:
+            result = make(share)
+            if result is not None:
+                found.models.setdefault(share, []).append(result)
+                again = result if recovery == "default" else make(share, "default")
+                found.retrained.setdefault(share, []).extend([again] if again else [])
+        if name == OURS:
+            points, spent_s = self._our_search(seed)
+        else:
+            spent_s = self.spent_s(recovery)
+            points = searches.until_used_up(make, searches.sizes(targets), spent_s=spent_s, budget_s=self.budget_s)
+        found.volumes.append(volume(points, spent_s))
+
+    def _told(self, cell: Cell, peer: Peer | None, *, measure: bool) -> dict[str, Any]:
+        result = self.bench.fill(cell, peer, measure=measure)
+        say(
+            f"{cell.way}, at most {cell.share:g}, seed {cell.seed}, {cell.recovery}: encoder "
+            f"{result['encoder_share']:.3f}, accuracy {result['accuracy']:.4f}, {result['compute_s']:.1f} s"
+        )
+        return result
+
+    def _our_search(self, seed: int) -> tuple[list[efficiency.Point], float]:
+        """Trials of our default search, and the compute of its preparation."""
+        engine = self.definition.engine.model_copy(update={"seed": seed})
+        folder = self.folder / f"search-{seed}"
+        folder.mkdir(exist_ok=True)
+        base = self.definition.model_copy(update={"engine": engine})
+        needed = {stage: self.shared.preparation[stage] for stage in ("teacher logits", "importance")}
+        own = replace(self.shared, base=base, folder=folder, preparation=needed)
+        return efficiency.run_engine("default", own, self.budget_s)
+
+    def of_search(self, name: str) -> Found:
+        """What a search gives that proposes plans: the best trial within each size, and the hypervolume."""
+        way, found = SEARCHES[name], Found({}, {}, [], {})
+        spent_s = self.spent_s(way.recovery)
+        try:
+            for seed in range(self.seeds):
+                with _searcher(way) as peer:
+                    trials = searches.syne_tune(
+                        self.bench,
+                        self.shared.prepared,
+                        peer,
+                        self.kept,
+                        way.recovery,
+                        seed=seed,
+                        spent_s=spent_s,
+                        budget_s=self.budget_s,
+                    )
+                say(f"{name}, seed {seed}: {len(trials)} trials")
+                found.volumes.append(volume([searches.point(one) for one in trials], spent_s))
+                for share in TARGETS[self.quick]:
+                    best = searches.best_within(trials, share)
+                    if best is not None:
+                        found.models.setdefault(share, []).append(best)
+        except UnavailableError as error:
+            return replace(found, models={}, why_not={None: str(error)})
+        for share in TARGETS[self.quick]:
+            if share not in found.models:
+                found.why_not[share] = "none of its trials was so small within the compute"
+        return found
+
+
+@contextmanager
+def _searcher(way: Way) -> Iterator[Peer]:
+    with opened(way, FOLDER)() as peer:
+        yield peer
+
+
+def volume(points: list[efficiency.Point], spent_s: float) -> float:
+    return efficiency.curve(points, spent_s)["held_out"][-1] if points else 0.0
