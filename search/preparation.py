@@ -689,29 +689,15 @@ def _teacher(
 
     def make(folder: Path) -> None:
         if not settings.fine_tuned:
-            schedule = Schedule(
-                steps=max(1, round(len(rows) / settings.batch_size * settings.epochs)),
-                batch_size=settings.batch_size,
-                learning_rate=settings.learning_rate,
-                warmup=settings.warmup,
-                weight_decay=settings.weight_decay,
-                precision=definition.recovery.precision,
-            )
             _moved(dense, device)
-            try:
-                train(
-                    dense,
-                    rows,
-                    of_labels(),
-                    schedule,
-                    pad_id=int(tokenizer.pad_token_id),
-                    seed=definition.engine.seed,
-                    on_step=lambda done, total: on_stage("teacher", done, total),
-                )
-            except TrialError as failure:
-                raise UserError(
-                    f"the dense teacher cannot be fine-tuned: {failure} (field teacher.learning_rate)"
-                ) from None
+            fine_tune(
+                dense,
+                definition,
+                rows,
+                pad_id=int(tokenizer.pad_token_id),
+                seed=definition.engine.seed,
+                on_step=lambda done, total: on_stage("teacher", done, total),
+            )
         names = definition.task.labels or (definition.task.label,)
         dense.config.id2label = dict(enumerate(names))
         dense.config.label2id = {name: number for number, name in enumerate(names)}
@@ -721,6 +707,43 @@ def _teacher(
     _check_content("checkpoint", definition.model, content, "teacher", digest(key))
     folder = artifacts.made("teacher", key, noted(make, artifacts.counter), on_wait=_waiting(on_stage))
     return digest(key), _moved(load(folder), device)
+
+
+def fine_tune(
+    dense: PreTrainedModel,
+    definition: Definition,
+    rows: Encoded,
+    *,
+    pad_id: int,
+    seed: int,
+    on_step: Callable[[int, int], None],
+) -> None:
+    """Fine-tune a dense classifier in place, as the study's teacher is.
+
+    Args:
+        dense: The classifier, on the device of the training.
+        definition: The study's definition.
+        rows: The training split.
+        pad_id: Number of the padding token.
+        seed: Seed of the batches' order and of dropout; the teacher's is that of the study.
+        on_step: Told after each step: steps done, steps in all.
+
+    Raises:
+        UserError: If the loss stops being finite.
+    """
+    settings = definition.teacher
+    schedule = Schedule(
+        steps=max(1, round(len(rows) / settings.batch_size * settings.epochs)),
+        batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        warmup=settings.warmup,
+        weight_decay=settings.weight_decay,
+        precision=definition.recovery.precision,
+    )
+    try:
+        train(dense, rows, of_labels(), schedule, pad_id=pad_id, seed=seed, on_step=on_step)
+    except TrialError as failure:
+        raise UserError(f"the dense teacher cannot be fine-tuned: {failure} (field teacher.learning_rate)") from None
 
 
 def _teacher_logits(

