@@ -229,6 +229,7 @@ def test_a_killed_workers_plan_is_found_by_its_heartbeat_and_completed(
     assert opened.trials[0].state == TrialState.RUNNING
     monkeypatch.setattr("search.engine.retry._machine", lambda: "another machine")
     monkeypatch.setattr(heartbeats, "GRACE_S", 1)
+    monkeypatch.setattr(heartbeats, "CONFIRM_S", 1)
     time.sleep(2)
     again = study.get(storage.open_storage(url, create=False), DEFINITION.name)
     assert work(again, evaluation_of, SilentListener())

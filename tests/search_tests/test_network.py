@@ -1,6 +1,8 @@
-"""Two hosts: the database on one, a worker on the other, and the link between them is cut for a minute.
+"""Two hosts: the database on one, a worker on the other, and the link between them is cut for a long time.
 
-The hosts are two network namespaces of this machine, with a pair of virtual network cards between them.
+The hosts are two network namespaces of this machine, with a pair of virtual network cards between them. All seconds are
+a third of the real ones: how long the link is cut, after which silence a connection is given up, and after which a
+worker counts as dead.
 """
 
 import os
@@ -19,7 +21,7 @@ from engine_cases import DEFINITION, create_in
 from search.engine import attributes, storage, study
 
 HOST, GUEST, PORT = "10.213.77.1", "10.213.77.2", 54377
-CUT_S = 60.0
+CUT_S = 20.0
 
 
 def ip(*arguments: str) -> None:
@@ -72,8 +74,15 @@ def listening_server(tmp_path: Path, other_host: tuple[str, str]) -> Iterator[st
 WORKER = """
 import sys, time
 from engine_cases import DEFINITION, SilentListener, evaluation_of
-from search.engine import storage, study
+from search.engine import heartbeats, housekeeping, storage, study
 from search.engine.worker import work
+heartbeats.HEARTBEAT_S, heartbeats.CONFIRM_S, heartbeats.GRACE_S, housekeeping.EVERY_S = 3, 6, 20, 7
+real = storage.POSTGRES["connect_args"]
+assert (real["tcp_user_timeout"], real["keepalives_idle"], real["connect_timeout"]) == (30_000, 30, 10)
+real |= {"tcp_user_timeout": 10_000, "keepalives_idle": 10, "keepalives_interval": 3, "connect_timeout": 3}
+for usual, third in (("interval=10", "interval=3"), ("idle=30", "idle=10"), ("=60s", "=20s")):
+    assert usual in real["options"]
+    real["options"] = real["options"].replace(usual, third)
 class Listener(SilentListener):
     def note(self, text):
         print(text, flush=True)
@@ -105,7 +114,7 @@ def wait_until(opened: optuna.Study, complete: int) -> None:
 
 def test_a_cut_link_loses_nothing_and_needs_no_hand(listening_server: str, other_host: tuple[str, str]) -> None:
     name, card = other_host
-    engine = DEFINITION.engine.model_copy(update={"trials": 110, "population": 16})
+    engine = DEFINITION.engine.model_copy(update={"trials": 50, "population": 16})
     opened = create_in(
         storage.open_storage(listening_server, create=True), DEFINITION.model_copy(update={"engine": engine})
     )
@@ -125,7 +134,7 @@ def test_a_cut_link_loses_nothing_and_needs_no_hand(listening_server: str, other
     assert "the study database does not answer" in outputs[1]
     assert "the study database answers again" in outputs[1]
     records = study.read(opened).records
-    assert len([r for r in records if r.state == "complete"]) == 110
+    assert len([r for r in records if r.state == "complete"]) == 50
     assert {r.state for r in records} <= {"complete", "failed"}
     assert complete_of(opened)[far_worker] > before + 3
     trained = Counter(r.plan for r in records if r.state == "complete" and r.answered_from is None)
