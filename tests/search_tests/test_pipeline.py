@@ -53,7 +53,7 @@ def definition(minilm: Path, movie_reviews: Path) -> Definition:
         teacher=TeacherSettings(epochs=1, batch_size=16, learning_rate=1e-4),
         importance=ImportanceSettings(rows=32),
         recovery=RecoverySettings(refit_rows=32, steps=3, batch_size=8, precision="fp32"),
-        latency=LatencySettings(batch=2, tokens=16, warmup=1, repeats=3),
+        latency=LatencySettings(batch=2, tokens=16, warmup=1, repeats=3, seconds=0),
     )
 
 
@@ -384,7 +384,7 @@ def tickets(minilm: Path, tmp_path: Path) -> Definition:
         teacher=TeacherSettings(epochs=1, batch_size=16),
         importance=ImportanceSettings(rows=16),
         recovery=RecoverySettings(steps=2, batch_size=8),
-        latency=LatencySettings(batch=2, tokens=16, warmup=1, repeats=3),
+        latency=LatencySettings(batch=2, tokens=16, warmup=1, repeats=3, seconds=0),
     )  # fmt: skip
 
 

@@ -70,7 +70,7 @@ def definition(minilm: Path, movie_reviews: Path, tmp_path_factory: pytest.TempP
         importance=ImportanceSettings(rows=32),
         recovery=RecoverySettings(start="supernet", steps=0, precision="fp32"),
         supernet=SupernetSettings(steps=8, batch_size=8, learning_rate=1e-3),
-        latency=LatencySettings(batch=2, tokens=16, warmup=1, repeats=3),
+        latency=LatencySettings(batch=2, tokens=16, warmup=1, repeats=3, seconds=0),
         measuring=MeasuringSettings(reference=False),  # no latency of the teacher beside that of a trial
         engine=EngineSettings(trials=2, population=8, ladder=(0.5,), tilts=(0.0,)),
     )
