@@ -11,10 +11,15 @@ Reference:
     (offspring inherit the weights of a member of the front).
 """
 
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
 from optuna.study import Study
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from search.engine import attributes
+from search.engine.offspring import OTHER, Grid, Plans
 from search.engine.study import plan_of
 from search.plan import Plan, Shape, total_parameters
 from search.records import Ancestor
@@ -38,3 +43,37 @@ def nearest(study: Study, plan: Plan, shape: Shape) -> Ancestor | None:
         if weights is not None and kept is not None and kept.contains(plan):
             found.append(Ancestor(trial.number, kept, weights))
     return min(found, key=lambda one: total_parameters(one.plan, shape), default=None)
+
+
+class Recoveries:
+    """How often the weights of plans have been recovered: once, and as often as what they are cut from.
+
+    Of a plan that was tried it is what became of it, of another one what would.
+
+    Args:
+        grid: The space.
+        trials: Finished trials with a value for each of its dimensions.
+    """
+
+    def __init__(self, grid: Grid, trials: Sequence[FrozenTrial]) -> None:
+        self._sized = grid.kinds != OTHER
+        counts: dict[int, float] = {}
+        for trial in sorted(trials, key=lambda one: one.number):
+            counts[trial.number] = 1.0 + counts.get(trial.user_attrs.get(attributes.CUT_FROM, -1), 0.0)
+        plans = grid.plans([trial.params for trial in trials])
+        self._tried = {tuple(plan): counts[trial.number] for plan, trial in zip(plans.tolist(), trials, strict=True)}
+        kept = [number for number, trial in enumerate(trials) if attributes.WEIGHTS in trial.user_attrs]
+        kept = [kept[place] for place in np.argsort(grid.sizes(plans[kept]), kind="stable")]
+        self._sources = plans[kept][:, self._sized]
+        self._counts = np.array([counts[trials[number].number] for number in kept])
+
+    def __call__(self, plans: Plans) -> NDArray[np.float64]:
+        """Recoveries behind each plan (plans,), its own among them."""
+        # The sources stand in the order of their sizes: the first that keeps all is the smallest.
+        contains = (self._sources[None] >= plans[:, None, self._sized]).all(axis=2)
+        counts = np.ones(len(plans))
+        if len(self._sources):
+            counts += np.where(contains.any(axis=1), self._counts[contains.argmax(axis=1)], 0.0)
+        return np.array(
+            [self._tried.get(tuple(plan), count) for plan, count in zip(plans.tolist(), counts, strict=True)]
+        )

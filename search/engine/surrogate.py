@@ -7,7 +7,9 @@
 
 Parameters and MACs are known from the plan. Quality is predicted with its uncertainty, other costs by regression
 (`search.engine.response`), and so are a trial's seconds: a small plan is recovered several times as fast as a large
-one, so that a gain that both promise is had there first. Hundredths of a second per trial stand against minutes.
+one, so that a gain that both promise is had there first. Where plans are cut from the nearest finished trial, the model
+knows how often a plan's weights will have been recovered, so that a front that can still be trained on is.
+Hundredths of a second per trial stand against minutes.
 
 Reference:
     Cummings et al. 2022, "A Hardware-Aware Framework for Accelerating Neural Architecture Search Across Modalities"
@@ -32,6 +34,7 @@ from scipy.special import ndtr
 
 from search.definition import METRICS, Bound, Definition
 from search.engine import attributes
+from search.engine.ancestry import Recoveries
 from search.engine.offspring import Grid, Plans, offspring, varied
 from search.engine.response import Cost, Quality, Response, curves
 from search.plan import Plan, Shape, encoder_macs, encoder_parameters, total_parameters
@@ -199,6 +202,8 @@ class SurrogateSampler(BaseSampler):
         """
         closed = exact(self._space.shape, tokens=self._definition.latency.tokens)
         mass = curves(self._grid, study.user_attrs.get(attributes.MASS, {}))
+        inherits = self._definition.recovery.start == "nearest"
+        recoveries = Recoveries(self._grid, finished) if inherits else None
 
         def model(values: dict[int, float], *, is_quality: bool, name: str) -> Response:
             own = [trial for trial in (usable if is_quality else finished) if trial.number in values]
@@ -209,7 +214,7 @@ class SurrogateSampler(BaseSampler):
                 # A space of other dimensions than heads and neurons may change sizes that the plan does not tell.
                 if np.allclose(known.predict(plans)[0], seen, rtol=1e-6):
                     return known
-            return (Quality(self._grid, mass) if is_quality else Cost(self._grid)).fit(plans, seen)
+            return (Quality(self._grid, mass, recoveries) if is_quality else Cost(self._grid)).fit(plans, seen)
 
         objectives = [
             model(
