@@ -531,6 +531,12 @@ def export(
     onnx: Annotated[bool, typer.Option("--onnx", help="Add an ONNX file, checked against PyTorch.")] = False,
     int8: Annotated[bool, typer.Option("--int8", help="Add a dynamically quantised ONNX file, measured.")] = False,
     bf16: Annotated[bool, typer.Option("--bf16", help="Add the weights in bfloat16, measured.")] = False,
+    confirmed: Annotated[
+        bool,
+        typer.Option(
+            "--confirmed", help="Take what confirm trained in full: the training that is best on the selection split."
+        ),
+    ] = False,
     device: Annotated[str, typer.Option(help="What computes: cpu, cuda:0, mps.")] = "cpu",
 ) -> None:
     """Make a trial's model again, and write it as a folder that transformers loads."""
@@ -541,7 +547,8 @@ def export(
 
     quieten()
     place = Place(storage or default_storage(study), artifacts, device)
-    export_to(study, trial, folder, place, Wanted(onnx=onnx, int8=int8, bf16=bf16), make_console())
+    wanted = Wanted(onnx=onnx, int8=int8, bf16=bf16)
+    export_to(study, trial, folder, place, wanted, make_console(), confirmed=confirmed)
 
 
 @app.command()

@@ -53,10 +53,15 @@ def move(
             if not _copied(here, there, kind, hash_):
                 raise UserError(f"the artifact {kind}-{hash_[:20]} is not in '{artifacts or cache}'; name its place")
             console.print(f"{kind}: copied", markup=False, highlight=False)
-        kept = [record.weights for record in studies.read(found).records if record.weights is not None]
-        moved_weights = sum(_copied(here, there, candidates.KIND, hash_) for hash_ in kept)
-        if kept:  # one that is missing is made again by those who need it
-            console.print(f"weights of {moved_weights} of {len(kept)} trials: copied", markup=False, highlight=False)
+        read = studies.read(found)
+        for whose, kept in (
+            ("trials", [record.weights for record in read.records if record.weights is not None]),
+            ("confirmed trials", [each.weights for each in read.confirmations if each.weights is not None]),
+        ):
+            moved_weights = sum(_copied(here, there, candidates.KIND, hash_) for hash_ in kept)
+            if kept:  # those that are missing are made again by those who need them
+                said = f"weights of {moved_weights} of {len(kept)} {whose}: copied"
+                console.print(said, markup=False, highlight=False)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("trials")
         moved = copy(

@@ -160,6 +160,9 @@ class Confirmation:
         seeds: Seeds of the trainings that are done; empty for the dense model, which is the teacher itself.
         asked: How many trainings were asked for.
         recovery: How they were trained; empty for the dense model.
+        best: Seed of the one that has the best metric on the selection split, which is what can be exported; None for
+            the dense model, and in records of earlier versions.
+        weights: Digest under which the weights of that one are kept among the artifacts; None where there are none.
         rows: Rows of the held-out split.
         beats: Other confirmed trials whose task metric on these rows is clearly (95 %) below this one's.
         conditions: Device, threads, versions and the source of the energy figure.
@@ -172,6 +175,8 @@ class Confirmation:
     seeds: tuple[int, ...] = ()
     asked: int = 0
     recovery: dict[str, Any] = field(default_factory=dict)
+    best: int | None = None
+    weights: str | None = None
     rows: int = 0
     beats: tuple[int, ...] = ()
     conditions: dict[str, Any] = field(default_factory=dict)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
 
+from search.definition import RecoverySettings
 from search.errors import TrialError, UserError
 from search.process import Place, device_of
 from search.progress import Display
@@ -18,9 +19,19 @@ from search.reopening import reopen
 
 if TYPE_CHECKING:
     from search.deploy.export import Wanted
+    from search.records import Confirmation, StudyRecord
 
 
-def export(study: str, trial: int, target: Path, place: Place, wanted: "Wanted", console: Console) -> dict[str, Any]:
+def export(
+    study: str,
+    trial: int,
+    target: Path,
+    place: Place,
+    wanted: "Wanted",
+    console: Console,
+    *,
+    confirmed: bool = False,
+) -> dict[str, Any]:
     """Make a trial's model again, and write it into a folder that transformers loads.
 
     Args:
@@ -30,6 +41,8 @@ def export(study: str, trial: int, target: Path, place: Place, wanted: "Wanted",
         place: Where the study is kept, and the device to work on.
         wanted: What the folder shall hold beside the model.
         console: Is shown how it goes on, and what came of it.
+        confirmed: Whether to take what the trial's confirmation trained in full instead, of its trainings the one with
+            the best metric on the selection split.
 
     Returns:
         What the folder says about itself.
@@ -44,7 +57,9 @@ def export(study: str, trial: int, target: Path, place: Place, wanted: "Wanted",
     from search.deploy.shipped import modelling_of
     from search.loading import load
 
-    wanted = wanted.with_precision(origin(load(study, place.storage), trial).precision)
+    known = load(study, place.storage)
+    wanted = wanted.with_precision(origin(known, trial).precision)
+    confirmation = confirmation_of(known, trial) if confirmed else None
     exporting.check_target(target, wanted, device_of(place.device))
     with Display(console) as display:
         again = reopen(study, place, display, measures=False)
@@ -60,10 +75,12 @@ def export(study: str, trial: int, target: Path, place: Place, wanted: "Wanted",
             display.stage(trial, name, done, total)
 
         try:
-            rebuilt = rebuild(again.prepared, again.study, trial, on_stage=on_stage)
+            rebuilt = rebuild(again.prepared, again.study, trial, on_stage=on_stage, **_trained_as(confirmation))
             if rebuilt.difference is not None:
                 display.note(rebuilt.difference)
-            about = exporting.export(rebuilt, again.prepared, tokenizer, target, wanted, on_stage=on_stage)
+            about = exporting.export(
+                rebuilt, again.prepared, tokenizer, target, wanted, confirmation=confirmation, on_stage=on_stage
+            )
         except TrialError as error:
             raise UserError(f"trial {trial} of the study {study!r} cannot be exported: {error}") from None
     for line in _summary(about, target):
@@ -71,12 +88,48 @@ def export(study: str, trial: int, target: Path, place: Place, wanted: "Wanted",
     return about
 
 
+def confirmation_of(study: "StudyRecord", trial: int) -> "Confirmation":
+    """What became of a trial that was confirmed.
+
+    Raises:
+        UserError: If it was not, or only by a version that did not note which of its trainings is the best.
+    """
+    from search.deploy.rebuild import origin
+
+    number = origin(study, trial).trial
+    found = next((each for each in study.confirmations if each.trial == number), None)
+    again = f"run `paretobert confirm {study.name} {trial}` first"
+    if found is None:
+        raise UserError(
+            f"--confirmed is given, and trial {trial} of the study {study.name!r} is not confirmed; {again}"
+        )
+    if found.recovery and found.best is None:
+        raise UserError(
+            f"--confirmed is given, and the confirmation of trial {trial} of the study {study.name!r} was written by a "
+            f"version that did not note which of its trainings is the best; {again}"
+        )
+    return found
+
+
+def _trained_as(confirmation: "Confirmation | None") -> dict[str, Any]:
+    """How `rebuild` makes the best training of a confirmation; as the trial was made where there is none."""
+    if confirmation is None or not confirmation.recovery:
+        return {}
+    recovery = RecoverySettings.model_validate(confirmation.recovery)
+    return {"recovery": recovery, "seed": confirmation.best, "weights": confirmation.weights}
+
+
 def _summary(about: dict[str, Any], target: Path) -> Iterable[str]:
     """What was written, and what was found about it."""
-    metric, recorded = about["task"]["metric"], about["recorded"]
+    metric, recorded, confirmed = about["task"]["metric"], about["recorded"], about["confirmed"]
     yield (
         f"trial {about['trial']} of study {about['study']}: {metric} {about['rebuilt']['value']:.4f} on the selection "
-        f"split, recorded {recorded[metric]['value']:.4f}"
+        f"split, "
+        + (
+            f"recorded {recorded[metric]['value']:.4f}"
+            if confirmed is None
+            else f"confirmed {recorded[metric]['value']:.4f} on {confirmed['rows']:,} held-out rows"
+        )
     )
     for name, facts in about["files"].items():
         latency = facts["latency_ms"]

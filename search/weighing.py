@@ -68,6 +68,9 @@ def summarise(
     selection = {
         name: float(np.mean([training.selection[name] for training in trainings])) for name in trainings[0].selection
     }
+    trained = [training for training in trainings if training.seed is not None]
+    # Not the best on the held-out rows, whose mean would flatter it then.
+    best = max(trained, key=lambda training: training.selection[metric], default=None)
     return Confirmation(
         trial=trial,
         quantities=quantities,
@@ -75,6 +78,8 @@ def summarise(
         seeds=tuple(training.seed for training in trainings if training.seed is not None),
         asked=asked,
         recovery={} if recovery is None else recovery.model_dump(mode="json"),
+        best=None if best is None else best.seed,
+        weights=None if best is None else best.weights,
         rows=len(labels),
         conditions=dict(trainings[-1].conditions),
         seconds=round(sum(training.seconds for training in trainings), 3),

@@ -16,8 +16,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from search.analysis.front import not_dominated
 from search.analysis.noise import interval
-from search.analysis.pick import not_dominated
 from search.analysis.quantities import COUNTS, quantity, short
 from search.definition import METRICS
 from search.records import Confirmation, Record, StudyRecord

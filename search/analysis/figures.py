@@ -15,10 +15,9 @@ import numpy as np
 import plotly.graph_objects as go
 
 from search.analysis.dimensions import Importance
-from search.analysis.front import front, is_candidate, listed_once
+from search.analysis.front import front, is_candidate, listed_once, not_dominated
 from search.analysis.indicators import hypervolume_history
 from search.analysis.noise import interval
-from search.analysis.pick import not_dominated
 from search.analysis.quantities import quantity
 from search.analysis.volume_interval import hypervolume_interval
 from search.plan import Plan

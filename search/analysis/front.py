@@ -34,11 +34,11 @@ def front(study: StudyRecord) -> tuple[Record, ...]:
     records = listed_once([record for record in study.records if is_candidate(study, record)])
     if not records:
         return ()
-    maximised = [objective.direction == "maximize" for objective in study.objectives]
-    keep = moocore.is_nondominated(objective_values(study, records), maximise=maximised, keep_weakly=True)
-    first, sign = study.objectives[0].name, -1.0 if maximised[0] else 1.0
-    members = [record for record, kept in zip(records, keep, strict=True) if kept]
-    return tuple(sorted(members, key=lambda record: (sign * record.values[first], record.trial)))
+    first = study.objectives[0]
+    sign = -1.0 if first.direction == "maximize" else 1.0
+    return tuple(
+        sorted(not_dominated(study, records), key=lambda record: (sign * record.values[first.name], record.trial))
+    )
 
 
 def is_candidate(study: StudyRecord, record: Record) -> bool:
@@ -71,3 +71,10 @@ def listed_once(records: Sequence[Record]) -> list[Record]:
     """Leave out every record that was answered from another one of these: it stands for the same network."""
     numbers = {record.trial for record in records}
     return [record for record in records if record.answered_from not in numbers]
+
+
+def not_dominated(study: StudyRecord, records: Sequence[Record]) -> list[Record]:
+    """Those of some records that no other of them beats; equal points all stay."""
+    maximised = [objective.direction == "maximize" for objective in study.objectives]
+    keep = moocore.is_nondominated(objective_values(study, records), maximise=maximised, keep_weakly=True)
+    return [record for record, stays in zip(records, keep, strict=True) if stays]

@@ -10,11 +10,11 @@ Bounds may be on anything that was measured, objective or not.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import moocore
 import numpy as np
 from numpy.typing import NDArray
 
-from search.analysis.front import front, is_candidate, listed_once, objective_values
+from search.analysis.confirmed import one_line
+from search.analysis.front import front, is_candidate, listed_once, not_dominated, objective_values
 from search.analysis.noise import interval
 from search.analysis.quantities import KEPT, SHARES, quantity
 from search.analysis.standing import standings
@@ -139,13 +139,6 @@ def knee_of(study: StudyRecord, records: Sequence[Record]) -> Record:
     return ordered[int(np.argmax(np.round(np.sum(groups, axis=0), 12)))]
 
 
-def not_dominated(study: StudyRecord, records: Sequence[Record]) -> list[Record]:
-    """Those of some records that no other of them beats; equal points all stay."""
-    maximised = [objective.direction == "maximize" for objective in study.objectives]
-    keep = moocore.is_nondominated(objective_values(study, records), maximise=maximised, keep_weakly=True)
-    return [record for record, stays in zip(records, keep, strict=True) if stays]
-
-
 def known_names(study: StudyRecord) -> list[str]:
     """Names of all quantities that a choice can be made by: objectives first, then what else was measured."""
     objectives = [objective.name for objective in study.objectives]
@@ -238,6 +231,13 @@ def _how_sure(study: StudyRecord, record: Record) -> list[str]:
         )
         if standing.like is not None:
             ahead.append(f"It cannot be told from trial {standing.like}, which is cheaper.")
+    confirmed = [
+        f"Trained again in full: {one_line(study, each)}."
+        for each in study.confirmations
+        if each.trial in (record.trial, record.answered_from)
+    ]
+    if confirmed:
+        return [*confirmed, *ahead]
     metric = study.definition.task.metric
     around, rows = interval(record, metric), record.quantities.get(metric, {}).get("samples")
     if metric != "accuracy" or around is None:

@@ -131,15 +131,28 @@ def _numbers(about: About) -> str:
     further = [name for name in about["recorded"] if name.startswith("latency_ms.")]
     names = [*metrics, *(name for name in SHOWN if name in about["recorded"]), *further]
     rows = [_row(name, about["recorded"][name], about["dense"].get(name)) for name in names]
-    said = about["rebuilt"]["difference"]
-    same = "The weights were made again from the record" + (
-        f", and score the same: {metric} {_number(about['rebuilt']['value'])}." if said is None else f": {said}."
+    said, confirmed = about["rebuilt"]["difference"], about["confirmed"]
+    whose = (
+        f"As trial {about['trial']} was recorded, in {about['precision']}. The weights were made again from the record"
+        + (f", and score the same: {metric} {_number(about['rebuilt']['value'])}." if said is None else f": {said}.")
     )
+    if confirmed is not None:
+        several = confirmed["trainings"] > 1
+        whose = (
+            f"As trial {about['trial']} was confirmed, in {about['precision']}: {metric} on {confirmed['rows']:,} "
+            "held-out rows that the search never saw"
+            + (
+                f", the mean of {confirmed['trainings']} trainings with the full budget. These are the weights of the "
+                f"one with the best {metric} on the selection split, {_number(about['rebuilt']['value'])}."
+                if several
+                else f". On the selection split these weights have {_number(about['rebuilt']['value'])}."
+            )
+        )
     return "\n".join(
         [
             "## Numbers",
             "",
-            f"As trial {about['trial']} was recorded, in {about['precision']}. {same}",
+            whose,
             "",
             "| quantity | this model | dense model | how |",
             "|---|---|---|---|",
@@ -206,9 +219,13 @@ def _lineage(about: About) -> str:
 
 def _limits(about: About) -> str:
     tokens = about["task"]["max_tokens"]
-    lines: Sequence[str] = [
+    optimistic = (
         f"Scores are those of the selection split, on which {about['trials']} trials were compared: they are "
-        "optimistic. Score the model on data that the search never saw before you rely on it (`paretobert confirm`).",
+        "optimistic. Score the model on data that the search never saw before you rely on it (`paretobert confirm`)."
+    )
+    held_out = "The held-out rows come from the same source as the training rows; other texts may score lower."
+    lines: Sequence[str] = [
+        optimistic if about["confirmed"] is None else held_out,
         f"It was trained on sequences of at most {tokens} tokens; longer texts are cut off (`truncation=True`).",
         "It knows the texts and labels of its training data; on others nothing was measured, fairness included.",
         "Latency and energy hold for the conditions named beside them; another device, batch, length, number type or "

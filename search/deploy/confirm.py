@@ -1,6 +1,6 @@
 """Is a point as good as the search said? Trained again in full, with several seeds, and scored on rows never seen.
 
-    trial ─► plan ─┬─ seed 1 ─► cut ─► full budget ─► held-out rows scored ─► measured ─► kept among the artifacts
+    trial ─► plan ─┬─ seed 1 ─► cut ─► full budget ─► held-out rows scored ─► measured ─► kept, with its weights
                    ├─ seed 2 ─► ...                                                              │
                    └─ seed n ─► ...                                  weighed together (search.weighing) ◄┘
 
@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from objectives import Subject
+from search import candidates
 from search.artifacts import Artifacts, OnWait, digest
 from search.bert.encoding import Encoded
 from search.definition import METRICS, RecoverySettings
 from search.deploy.rebuild import origin, rebuild, settings_of
-from search.pipeline import conditions_of, failures_told, is_wanted, logits_on
+from search.pipeline import conditions_of, cut_to, failures_told, is_wanted, logits_on
 from search.plan import Plan
 from search.preparation import OnStage, Prepared, wanted
 from search.records import Confirmation, Record, StudyRecord
@@ -47,6 +49,8 @@ class Training:
         measured: What was measured of it, by name (`objectives.Measurement.to_dict`).
         conditions: Device, threads, versions and the source of the energy figure.
         seconds: What it took.
+        weights: Digest under which its weights are kept among the artifacts; None for the dense model, and for
+            trainings of earlier versions.
     """
 
     seed: int | None
@@ -55,6 +59,7 @@ class Training:
     measured: Mapping[str, dict[str, Any]]
     conditions: Mapping[str, Any]
     seconds: float
+    weights: str | None = None
 
 
 def full_budget(
@@ -159,6 +164,9 @@ def train_again(
             "measured": measured,
             "conditions": conditions_of(prepared),
             "seconds": round(time.perf_counter() - began, 3),
+            "weights": None
+            if recovery is None
+            else candidates.keep(artifacts, built.model, built.plan, partial(cut_to, prepared)),
         }
         save_file({"logits": logits}, folder / "held_out.safetensors")
         (folder / "record.json").write_text(json.dumps(about), encoding="utf-8")
@@ -204,4 +212,5 @@ def _read(folder: Path, seed: int | None) -> Training:
         measured=about["measured"],
         conditions=about["conditions"],
         seconds=about["seconds"],
+        weights=about.get("weights"),
     )

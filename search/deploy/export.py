@@ -30,6 +30,7 @@ from search.deploy.rebuild import Rebuilt
 from search.errors import UserError
 from search.folders import appearing
 from search.preparation import SCORING_BATCH, OnStage, Prepared, latency_conditions
+from search.records import Confirmation
 
 SAME = 1e-5
 """Largest difference of a logit between the model that was rebuilt and the one that is read back from the folder."""
@@ -85,7 +86,14 @@ def check_target(target: Path, wanted: Wanted, device: torch.device) -> None:
 
 
 def export(
-    rebuilt: Rebuilt, prepared: Prepared, tokenizer: Path, target: Path, wanted: Wanted, *, on_stage: OnStage
+    rebuilt: Rebuilt,
+    prepared: Prepared,
+    tokenizer: Path,
+    target: Path,
+    wanted: Wanted,
+    *,
+    confirmation: Confirmation | None = None,
+    on_stage: OnStage,
 ) -> dict[str, Any]:
     """Write the folder.
 
@@ -95,6 +103,7 @@ def export(
         tokenizer: Folder of the study's tokenizer.
         target: The folder; it does not exist, or is empty.
         wanted: What it shall hold beside the model.
+        confirmation: The one that the model was trained for; None where it is the search's.
         on_stage: Told what is being done.
 
     Returns:
@@ -114,7 +123,7 @@ def export(
             shipped.write_tokenizer(tokenizer, path, max_tokens=task.max_tokens)
             _check_weights(folder, rebuilt, prepared, on_stage)
             _write_variants(folder, rebuilt, prepared, wanted, on_stage)
-            about = {**_about(rebuilt, prepared), "modelling": modelling, "files": folder.files}
+            about = {**_about(rebuilt, prepared, confirmation), "modelling": modelling, "files": folder.files}
             shipped.write_json(path / shipped.ABOUT, about)
             (path / shipped.CARD).write_text(card.text(about), encoding="utf-8")
     except OSError as error:
@@ -225,11 +234,17 @@ def _largest(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).abs().max())
 
 
-def _about(rebuilt: Rebuilt, prepared: Prepared) -> dict[str, Any]:
+def _about(rebuilt: Rebuilt, prepared: Prepared, confirmation: Confirmation | None) -> dict[str, Any]:
     """Everything that is known of the model, as plain values. No path of this machine is in it."""
     study, record, definition = rebuilt.study, rebuilt.record, rebuilt.study.definition
     dense = study.dense
     plan = rebuilt.plan
+    recorded, conditions = record.quantities, record.conditions
+    dense_recorded = {} if dense is None else dense.quantities
+    if confirmation is not None:
+        recorded, conditions = _with_intervals(confirmation), confirmation.conditions
+        own = None if dense is None else next((c for c in study.confirmations if c.trial == dense.trial), None)
+        dense_recorded = {} if own is None else own.quantities
     return {
         "made_by": f"paretobert {version('paretobert')}",
         "versions": {"torch": torch.__version__, "transformers": version("transformers")},
@@ -258,10 +273,21 @@ def _about(rebuilt: Rebuilt, prepared: Prepared) -> dict[str, Any]:
         "recovery": None if rebuilt.recovery is None else rebuilt.recovery.model_dump(mode="json"),
         "seed": rebuilt.seed,
         "trials": len(study.complete),
-        "recorded": record.quantities,
-        "conditions": record.conditions,
-        "dense": {} if dense is None else dense.quantities,
+        "recorded": recorded,
+        "conditions": conditions,
+        "dense": dense_recorded,
+        "confirmed": None
+        if confirmation is None
+        else {"rows": confirmation.rows, "trainings": max(1, len(confirmation.seeds))},
         "rebuilt": {**rebuilt.metrics[definition.task.metric], "difference": rebuilt.difference},
+    }
+
+
+def _with_intervals(confirmation: Confirmation) -> dict[str, dict[str, Any]]:
+    """What was confirmed, its ends noted as those of a measurement are."""
+    return {
+        name: {**found, "interval": [found["low"], found["high"]]} if "low" in found else found
+        for name, found in confirmation.quantities.items()
     }
 
 

@@ -4,10 +4,10 @@ record ─► plan ─► cut ─► refit ─► recover, with the trial's own 
                    │              └─ or with other settings and another seed: then nothing is compared
                    └─ of the trial that it was cut from, where plans are cut from the nearest one: that is made first
 
-A search keeps weights only where plans are cut from the nearest finished trial; those are taken as they are. Else a
-trial's model is made again when somebody wants it. On the machine and the versions of the search that gives the same
-weights; elsewhere the sums of floating-point numbers may run in another order, and `Rebuilt.difference` says what that
-did to the score.
+A search keeps weights only where plans are cut from the nearest finished trial, a confirmation always; those are taken
+as they are. Else a trial's model is made again when somebody wants it. On the machine and the versions of the search
+that gives the same weights; elsewhere the sums of floating-point numbers may run in another order, and
+`Rebuilt.difference` says what that did to the score.
 """
 
 from collections.abc import Mapping
@@ -90,6 +90,7 @@ def rebuild(
     *,
     recovery: RecoverySettings | None = None,
     seed: int | None = None,
+    weights: str | None = None,
     on_stage: OnStage,
 ) -> Rebuilt:
     """Make a trial's model again.
@@ -101,6 +102,7 @@ def rebuild(
         recovery: How to recover it, cut from the model of the study; None takes the trial's own schedule, and an early
             ending that it had.
         seed: Seed of the recovery; None takes the trial's own, and cuts what the trial was cut from.
+        weights: Digest under which a model that was made so is kept; where the artifacts lack it, it is made again.
         on_stage: Told what is being done.
 
     Returns:
@@ -129,7 +131,7 @@ def rebuild(
     seconds: dict[str, float] = {}
     with failures_told(prepared), prepared.turns.working():
         told("cut", 0, 1)
-        kept = _kept(prepared, record) if own else None
+        kept = _kept(prepared, record, record.weights if own else weights)
         outer = _outer(prepared, study, record, told) if own and kept is None else None
         model = kept or outer or cut_to(prepared, record.plan)
         if settings is not None and kept is None:
@@ -164,11 +166,11 @@ def rebuild(
     )
 
 
-def _kept(prepared: Prepared, record: Record) -> PreTrainedModel | None:
-    """A trial's model as the search kept it; None where it did not, or where it is not among the artifacts."""
-    if prepared.artifacts is None or record.weights is None or record.plan is None:
+def _kept(prepared: Prepared, record: Record, weights: str | None) -> PreTrainedModel | None:
+    """A trial's model as it was kept; None where it was not, or where it is not among the artifacts."""
+    if prepared.artifacts is None or weights is None or record.plan is None:
         return None
-    return candidates.found(prepared.artifacts, record.weights, record.plan, partial(cut_to, prepared))
+    return candidates.found(prepared.artifacts, weights, record.plan, partial(cut_to, prepared))
 
 
 def _outer(prepared: Prepared, study: StudyRecord, record: Record, on_stage: OnStage) -> PreTrainedModel | None:

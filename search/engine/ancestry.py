@@ -63,17 +63,17 @@ class Recoveries:
         plans = grid.plans([trial.params for trial in trials])
         self._tried = {tuple(plan): counts[trial.number] for plan, trial in zip(plans.tolist(), trials, strict=True)}
         kept = [number for number, trial in enumerate(trials) if attributes.WEIGHTS in trial.user_attrs]
-        kept = [kept[place] for place in np.argsort(grid.sizes(plans[kept]), kind="stable")]
+        kept = [kept[place] for place in np.argsort(grid.sizes(plans[kept]).round(9), kind="stable")]
         self._sources = plans[kept][:, self._sized]
         self._counts = np.array([counts[trials[number].number] for number in kept])
 
     def __call__(self, plans: Plans) -> NDArray[np.float64]:
         """Recoveries behind each plan (plans,), its own among them."""
         # The sources stand in the order of their sizes: the first that keeps all is the smallest.
-        contains = (self._sources[None] >= plans[:, None, self._sized]).all(axis=2)
+        contains = np.all(self._sources[None] >= plans[:, None, self._sized], axis=2)
         counts = np.ones(len(plans))
         if len(self._sources):
-            counts += np.where(contains.any(axis=1), self._counts[contains.argmax(axis=1)], 0.0)
+            counts += np.where(np.any(contains, axis=1), self._counts[contains.argmax(axis=1)], 0.0)
         return np.array(
             [self._tried.get(tuple(plan), count) for plan, count in zip(plans.tolist(), counts, strict=True)]
         )

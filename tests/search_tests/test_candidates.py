@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from engine_cases import DEFINITION, SHAPE, SilentListener, begin, evaluation_of
@@ -19,11 +20,13 @@ from search.bert.choose import choose
 from search.bert.surgery import cut
 from search.definition import EngineSettings, RecoverySettings
 from search.deploy.rebuild import rebuild
-from search.engine.ancestry import nearest
+from search.engine.ancestry import Recoveries, nearest
+from search.engine.offspring import Grid
 from search.engine.worker import work
 from search.pipeline import cut_to, evaluate, selection_logits
 from search.plan import Plan, total_parameters
 from search.records import Ancestor, Evaluation, Record
+from search.space import Space
 
 OUTER, INNER = Plan((3, 2, 4), (96, 64, 0)), Plan((1, 2, 0), (32, 64, 0))
 
@@ -201,6 +204,38 @@ def test_the_engine_names_the_smallest_that_contains_a_plan_and_has_weights(tmp_
             assert record.cut_from == slow(record.plan, [r for r in usable if r.trial < record.trial]), record
         found = nearest(study, record.plan, SHAPE)
         assert (found.trial if found else None) == slow(record.plan, usable)
+
+
+def test_recoveries_are_counted_along_the_chain_and_foretold_for_a_plan_that_was_not_tried(tmp_path: Path) -> None:
+    definition = DEFINITION.model_copy(
+        update={
+            "recovery": RecoverySettings(start="nearest"),
+            "engine": EngineSettings(trials=40, population=8, ladder=(0.75, 0.5, 0.25), tilts=(0.0,)),
+        }
+    )
+    study, _ = begin(tmp_path, definition)
+    space = Space.of(definition.space, SHAPE)
+    listener = SilentListener()
+    assert work(study, with_weights, listener)
+    records = [record for record in listener.records if record.answered_from is None]
+    behind: dict[int, int] = {}
+    for record in records:
+        behind[record.trial] = 1 + (0 if record.cut_from is None else behind[record.cut_from])
+    assert max(behind.values()) > 3
+    grid = Grid.of(space)
+    trials = [trial for trial in study.get_trials(deepcopy=False) if trial.number in behind]
+    recoveries = Recoveries(grid, trials)
+    tried = grid.plans([trial.params for trial in trials])
+    assert recoveries(tried).tolist() == [behind[trial.number] for trial in trials]
+    known = set(map(tuple, tried.tolist()))
+    rng = np.random.default_rng(0)
+    fresh = [
+        plan for plan in rng.integers(grid.fewest, grid.most + 1, (200, len(grid.names))) if tuple(plan) not in known
+    ]
+    sources = [nearest(study, space.plan(grid.params(plan)), SHAPE) for plan in fresh]
+    expected = [1 if source is None else 1 + behind[source.trial] for source in sources]
+    assert len(set(expected)) > 2
+    assert recoveries(np.array(fresh)).tolist() == expected
 
 
 def test_a_study_that_does_not_ask_for_it_keeps_no_weights(tmp_path: Path) -> None:

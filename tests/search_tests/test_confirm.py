@@ -1,8 +1,10 @@
 """Confirming points of a real study: what is trained and kept, what a kill loses, and what is said of the search."""
 
+import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,16 +17,21 @@ import numpy as np
 import pytest
 import torch
 from engine_cases import SilentListener
+from rich.console import Console
 from safetensors.torch import load_file
 from small_study import Searched, definition_in, searched
 
-from search import pipeline, preparation
+from search import pipeline, preparation, shipping
 from search.analysis.confirmed import compare, sentences
+from search.analysis.pick import pick
 from search.analysis.report import render_report
 from search.analysis.trial import render_trial
+from search.bert.checkpoint import load
 from search.bert.encoding import Encoded
+from search.bert.training import score
 from search.confirming import Wanted, confirm, spread
 from search.deploy.confirm import full_budget, seeds_of
+from search.deploy.export import Wanted as ExportWanted
 from search.engine import storage, study
 from search.errors import UserError
 from search.records import StudyRecord
@@ -115,6 +122,84 @@ def test_show_report_and_sentences_name_what_was_confirmed(confirmed: tuple[Stud
     assert "Searched and confirmed" in page
     assert "The dense model, which nobody chose, has" in page
     assert "Searched and confirmed" not in render_report(replace(result, confirmations=()))
+
+
+def test_what_was_confirmed_is_what_is_exported(
+    confirmed: tuple[StudyRecord, list[str]], small: Searched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result, _notes = confirmed
+    one = result.confirmations[1]
+    trainings = {
+        about["weights"]: (folder, about)
+        for folder, about in ((file.parent, json.loads(file.read_text())) for file in made(small))
+    }
+    best, about = trainings[one.weights]
+    plan = result.records[1].plan
+    assert plan is not None
+    keys = {name: json.loads((folder / "key.json").read_text()) for name, (folder, _about) in trainings.items()}
+    wanted = [list(plan.heads), list(plan.neurons), None]
+    own = [about for name, (_folder, about) in trainings.items() if keys[name]["plan"] == wanted]
+    assert len(own) == 2
+    assert about["selection"]["accuracy"] == max(a["selection"]["accuracy"] for a in own)
+    assert one.best in one.seeds
+
+    def no_more(*_given: Any, **_named: Any) -> Any:
+        raise AssertionError("trained again")
+
+    console = Console(file=io.StringIO(), width=200)
+    with monkeypatch.context() as patched:
+        patched.setattr("search.deploy.rebuild.bring_back", no_more)
+        said = shipping.export(
+            small.name, 1, tmp_path / "confirmed", small.place, ExportWanted(), console, confirmed=True
+        )
+    held_out = Encoded.from_tensors(
+        load_file(next(Path(str(small.place.artifacts)).glob("tokens-*")) / "held_out.safetensors")
+    )
+    model = load(tmp_path / "confirmed")
+    logits = score(model, held_out, pad_id=0, batch_size=32, precision="fp32")
+    assert torch.allclose(logits, load_file(best / "held_out.safetensors")["logits"], atol=1e-5)
+    assert said["recorded"]["accuracy"]["value"] == one.quantities["accuracy"]["value"]
+    assert said["dense"]["accuracy"] == result.confirmations[0].quantities["accuracy"]
+    assert f"confirmed {one.quantities['accuracy']['value']:.4f} on 60 held-out rows" in console.file.getvalue()
+    written = (tmp_path / "confirmed" / "README.md").read_text(encoding="utf-8")
+    assert "on 60 held-out rows that the search never saw, the mean of 2 trainings" in written
+    assert "they are optimistic" not in written
+    # Where the weights are gone, the same training is made again.
+    shutil.copytree(str(small.place.artifacts), tmp_path / "elsewhere")
+    kept = (tmp_path / "elsewhere").glob(f"candidate-{str(one.weights)[:20]}*/")
+    shutil.rmtree(next(folder for folder in kept if folder.is_dir()))
+    elsewhere = replace(small.place, artifacts=str(tmp_path / "elsewhere"))
+    shipping.export(small.name, 1, tmp_path / "again", elsewhere, ExportWanted(), console, confirmed=True)
+    again = load_file(tmp_path / "again" / "model.safetensors")
+    for name, tensor in load_file(tmp_path / "confirmed" / "model.safetensors").items():
+        assert torch.equal(tensor, again[name]), name
+
+
+def test_the_choice_of_a_confirmed_trial_says_what_was_confirmed(confirmed: tuple[StudyRecord, list[str]]) -> None:
+    result, _notes = confirmed
+    alone = replace(result, records=tuple(replace(r, state="failed") if r.trial != 1 else r for r in result.records))
+    why = " ".join(pick(alone).why)
+    assert "Trained again in full: accuracy" in why
+    assert "on 60 held-out rows, 2 trainings" in why
+    assert "confirm it on rows" not in why
+    assert "confirm it on rows" in " ".join(pick(replace(alone, confirmations=())).why)
+
+
+def test_what_is_not_confirmed_cannot_be_exported_as_that(
+    confirmed: tuple[StudyRecord, list[str]], small: Searched, tmp_path: Path
+) -> None:
+    result, _notes = confirmed
+    known = {each.trial for each in result.confirmations}
+    other = next(
+        record.trial for record in result.complete if record.trial not in known and record.answered_from is None
+    )
+    with pytest.raises(UserError, match=f"--confirmed.*trial {other} .*paretobert confirm"):
+        shipping.export(
+            small.name, other, tmp_path / "none", small.place, ExportWanted(), Console(quiet=True), confirmed=True
+        )
+    earlier = replace(result, confirmations=(replace(result.confirmations[1], best=None, weights=None),))
+    with pytest.raises(UserError, match="did not note which of its trainings is the best"):
+        shipping.confirmation_of(earlier, 1)
 
 
 def test_a_search_never_reads_the_held_out_rows(

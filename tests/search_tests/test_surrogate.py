@@ -63,6 +63,24 @@ def test_quality_is_predicted_more_exactly_than_it_is_measured(extra: int | None
     assert spread.max() < 0.03
 
 
+def test_what_further_recoveries_bring_is_learned() -> None:
+    plans, fresh = some_plans(80, 0), some_plans(300, 1)
+    rng = np.random.default_rng(4)
+    counts = {tuple(plan): float(count) for plan, count in zip(plans.tolist(), rng.integers(1, 9, 80), strict=True)}
+
+    def recoveries(asked: np.ndarray, other: float = 1.0) -> np.ndarray:
+        return np.array([counts.get(tuple(plan), other) for plan in asked.tolist()])
+
+    seen = quality(plans) - 0.04 * recoveries(plans) ** -0.5 + rng.normal(0, 0.003, 80)
+    errors = []
+    for other in (1.0, 8.0):
+        model = Quality(GRID, curves(GRID, some_mass()), lambda asked, other=other: recoveries(asked, other))
+        errors.append(model.fit(plans, seen).predict(fresh)[0] - (quality(fresh) - 0.04 * other**-0.5))
+    assert max(float(np.sqrt((error**2).mean())) for error in errors) < 0.005
+    blind = Quality(GRID, curves(GRID, some_mass())).fit(plans, seen).predict(fresh)[0] - quality(fresh)
+    assert float(np.sqrt(((blind + 0.04) ** 2).mean())) > 0.012
+
+
 def test_quality_without_a_stored_importance_is_predicted_too() -> None:
     plans, fresh = some_plans(80, 0), some_plans(300, 1)
     mean, _spread = Quality(GRID, curves(GRID, {})).fit(plans, quality(plans)).predict(fresh)
@@ -223,6 +241,23 @@ def test_what_takes_longer_has_to_promise_more() -> None:
     assert shares(lambda _share: 7.0) == alike
     assert np.mean(shares(lambda share: 1 + 50 * share)) < np.mean(alike) - 0.02
     assert np.mean(shares(lambda share: 51 - 50 * share)) > np.mean(alike) + 0.02
+
+
+def test_recoveries_count_where_plans_are_cut_from_the_nearest_trial() -> None:
+    """The model knows of recoveries where plans are cut from the nearest trial, and nowhere else."""
+    asked = []
+    for start in ("dense", "nearest"):
+        opened, definition = begun()
+        run(opened, 12)
+        own = SurrogateSampler(
+            definition.model_copy(update={"recovery": definition.recovery.model_copy(update={"start": start})}),
+            SPACE,
+            seed=0,
+        )
+        models, _bounds = own._models(opened, opened.trials, opened.trials)
+        assert isinstance(models[0], Quality)
+        asked.append(models[0]._smooth.shape[1])
+    assert asked[1] == asked[0] + 1
 
 
 def test_failed_trials_are_passed_over() -> None:
