@@ -124,8 +124,8 @@ def varied(grid: Grid, plan: NDArray[np.int64], rng: np.random.Generator) -> NDA
 def _bred(grid: Grid, parents: Plans, rng: np.random.Generator) -> NDArray[np.int64]:
     """A plan of a new size between two neighbours, or beyond an end; not yet moved."""
     parents = parents[np.argsort(grid.sizes(parents), kind="stable")]
-    sizes = grid.sizes(parents)
     smallest, largest = float(grid.fewest @ grid.weights), float(grid.most @ grid.weights)
+    sizes = np.clip(grid.sizes(parents), smallest, largest)  # the sum for many plans may differ in its last bit
     edges = np.concatenate([[smallest], sizes, [largest]])
     gap = int(rng.integers(len(edges) - 1))
     size = rng.uniform(edges[gap], edges[gap + 1])

@@ -75,6 +75,17 @@ def test_a_varied_plan_keeps_its_size_about() -> None:
     assert np.abs(change).max() < 0.05
 
 
+@pytest.mark.parametrize("layers", range(1, 13))
+def test_the_largest_plan_is_no_larger_than_the_largest_size(layers: int) -> None:
+    """Sizes are sums of floating-point numbers; that of the dense model comes to a bit more than 1 in some shapes."""
+    for heads, hidden, neurons in ((4, 64, 128), (12, 384, 1536), (12, 768, 3072), (16, 1024, 4096)):
+        shape = Shape(layers, heads, hidden // heads, hidden, neurons, 100, 32, 2, 2)
+        grid = Grid.of(Space.of(SpaceSettings(neuron_block=32), shape))
+        parents = np.stack([grid.most, np.maximum(grid.most // 2, grid.fewest)])
+        for seed in range(8):
+            assert (offspring(grid, parents, np.random.default_rng(seed)) <= grid.most).all()
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     low=some.floats(0, 0.5),
