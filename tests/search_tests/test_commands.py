@@ -1,10 +1,17 @@
-"""The commands as a person runs them: real processes, real files, and what they say when something is wrong."""
+"""The commands as a person runs them: real processes, real files, and what they say when something is wrong.
+
+What is refused is refused in a process of its own once, and then, case by case, in this one (`here`), which has
+imported what a process needs some seconds for.
+"""
 
 import json
+import logging
 import os
 import re
+import runpy
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -46,6 +53,32 @@ def script(name: str, *arguments: str, folder: Path) -> subprocess.CompletedProc
         text=True,
         timeout=300,
     )
+
+
+Script = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Script:
+    """Runs a study script of the repository to its exit in this process, in the folder of the test."""
+
+    monkeypatch.delenv("PARETOBERT_STORAGE", raising=False)
+    # What a script sets stays in this test.
+    for name, value in (("TRANSFORMERS_VERBOSITY", "error"), ("TOKENIZERS_PARALLELISM", "false")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    monkeypatch.setattr(logging.getLogger("transformers"), "level", logging.ERROR)
+
+    def run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", [str(ROOT / "studies" / name), *arguments])
+        with pytest.raises(SystemExit) as left:
+            runpy.run_path(sys.argv[0], run_name="__main__")
+        output, errors = capfd.readouterr()
+        assert isinstance(left.value.code, int)
+        return subprocess.CompletedProcess(sys.argv, left.value.code, output, errors)
+
+    return run
 
 
 def refused(done: subprocess.CompletedProcess[str], folder: Path, *parts: str) -> None:
@@ -241,7 +274,6 @@ def test_a_storage_that_cannot_be_reached(url: str, part: str, tmp_path: Path) -
         (["--constraints", '{"latency": {"at_most": 3}}'], ["unknown quantity in constraints 'latency'", "latency_ms"]),
         (["--space.heads.low", "1.5"], ["space.heads.low is '1.5'"]),
         (["--space.layers", '{"9": {"heads": {"low": 0.5}}}'], ["layer 9; the model has the layers 0 to 5"]),
-        (["--model", "no/such/folder/here"], ["no/such/folder/here"]),
         (["--data", "missing.csv"], ["missing.csv"]),
         (["--task.label", "lable"], ["lable", "label"]),
         (["--task.labels", "yes", "--task.labels", "no"], ["declared"]),
@@ -251,8 +283,16 @@ def test_a_storage_that_cannot_be_reached(url: str, part: str, tmp_path: Path) -
         (["--artifacts", "/proc/none"], ["/proc", "--artifacts"]),
     ],
 )
-def test_bad_input_is_one_sentence(arguments: list[str], parts: list[str], tmp_path: Path) -> None:
-    refused(script("quickstart.py", *arguments, folder=tmp_path), tmp_path, *parts)
+def test_bad_input_is_one_sentence(arguments: list[str], parts: list[str], here: Script, tmp_path: Path) -> None:
+    refused(here("quickstart.py", *arguments), tmp_path, *parts)
+
+
+def test_bad_input_is_one_sentence_of_a_process(tmp_path: Path) -> None:
+    for arguments, part in (
+        (["--model", "no/such/folder/here"], "no/such/folder/here"),
+        (["--recovery.stepz", "3"], "--recovery.stepz"),
+    ):
+        refused(script("quickstart.py", *arguments, folder=tmp_path), tmp_path, part)
 
 
 @pytest.mark.parametrize(
@@ -266,9 +306,9 @@ def test_bad_input_is_one_sentence(arguments: list[str], parts: list[str], tmp_p
         (b"sentence,label\ngood,1\nbad,0\n", "'text'"),
     ],
 )
-def test_bad_data_files(content: bytes, part: str, tmp_path: Path) -> None:
+def test_bad_data_files(content: bytes, part: str, here: Script, tmp_path: Path) -> None:
     (tmp_path / "own.csv").write_bytes(content)
-    done = script("quickstart.py", "--data", "own.csv", "--task.where", "null", folder=tmp_path)
+    done = here("quickstart.py", "--data", "own.csv", "--task.where", "null")
     refused(done, tmp_path, "own.csv", part)
 
 
