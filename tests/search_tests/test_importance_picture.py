@@ -170,7 +170,7 @@ def prepared(minilm: Path, movie_reviews: Path, tmp_path_factory: pytest.TempPat
         "space": {"neuron_block": 16},
         "teacher": {"epochs": 1, "learning_rate": 1e-3},
         "importance": {"rows": 32, "loss": "distillation"},
-        "latency": {"batch": 2, "tokens": 16, "repeats": 3},
+        "latency": {"batch": 2, "tokens": 16, "repeats": 3, "seconds": 0},
         "engine": {"trials": 3, "population": 8, "ladder": [0.5], "tilts": [0.0], "drop_blocks": [2]},
     }
     (folder / "tiny.json").write_text(json.dumps(definition))
