@@ -209,6 +209,28 @@ def test_a_study_ends_in_a_folder_and_goes_on_where_it_was_killed(
     assert again["rows"] == result["rows"]
 
 
+def test_the_readme_says_of_the_claim_what_the_shape_part_printed(scripts: Any) -> None:
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = " ".join(page.split("### The claim that this work started from\n", 1)[1].split("\n## ", 1)[0].split())
+    file = "studies/results/smarts2025-shape-quick.json"
+    result = json.loads((ROOT / file).read_text(encoding="utf-8"))
+    plan = next(each for each in result["plans"] if each["rank"] == result["measured_rank"])
+    one = result["measured"]["cpu"]
+    said = [
+        file,
+        *("between {} and {} %".format(*result["claim"]["sst2_f1_at_accuracy_96.3"]),),
+        *("{} to {} % of the rows right".format(*result["claim"]["cola_accuracy_if_82.3_is_f1"]),),
+        *("{} to {} %".format(*result["claim"]["cola_f1_if_82.3_is_accuracy"]),),
+        f"rank {plan['rank']} a uniform plan of {plan['heads']} heads and {plan['neurons']} neurons per layer",
+        f"{plan['parameters'] / 1e6:.2f} M in all and keeps {100 * plan['encoder_share']:.1f} % of the encoder",
+        *(f"{each['speed_up']:.2f}" for each in one["speed_up"].values()),
+        f"{one['dense_energy_mj'] / one['energy_mj']:.2f} times less energy",
+    ]
+    assert [text for text in said if text not in section] == []
+    assert result["claim"]["sst2_outcomes_with_accuracy_96.3_and_f1_95.2"] == dict.fromkeys(scripts("claim").F1S, 0)
+    assert (result["claim"], one["counted_parameters"]) == (scripts("fitting").claims(), plan["parameters"])
+
+
 def test_no_classifier_has_the_accuracy_and_the_f1_that_were_published_for_sst2(scripts: Any, glue: Path) -> None:
     labels = Counter(pd.read_csv(glue / "SST-2" / "dev.tsv", sep="\t", quoting=3)["label"])
     claim, fitting = scripts("claim"), scripts("fitting")
