@@ -58,14 +58,18 @@ def test_a_search_ends_in_time_and_says_why(tmp_path: Path) -> None:
     opened, _url = begin(tmp_path, DEFINITION)
     listener = SilentListener()
 
+    begun: list[float] = []
+
     def slow(plan: Plan, **given: Any) -> Evaluation:
+        begun.append(time.time())
         time.sleep(0.4)
         whole = evaluation_of(plan, **given)
         return Evaluation(whole.quantities, {}, {"recover": 0.4}, {})
 
     until = time.time() + 2.0
     assert work(opened, slow, listener, limits=Limits(until=until))
-    assert time.time() < until + 0.2
+    assert max(begun) < until
+    assert time.time() < until + 5  # on a busy machine a trial takes longer than those before it
     assert 1 <= len(study.read(opened).complete) < DEFINITION.engine.trials
     assert listener.notes[-1].startswith("no further trial is begun: ")
     assert not [r for r in study.read(opened).records if r.state == "running"]

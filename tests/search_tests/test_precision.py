@@ -183,12 +183,12 @@ def test_a_plan_is_scored_and_measured_in_its_precision(prepared: Prepared, smal
     energies = [found[precision]["energy_mj"]["value"] for precision in ALL]
     assert energies == sorted(energies, reverse=True)
     assert len(set(energies)) == 3
-    model = rebuild_half(prepared, small, "fp32").model
+    rebuilt = rebuild_half(prepared, small, "fp32")
     for precision in ALL:
-        logits = score_in(precision, model, prepared.selection, pad_id=prepared.pad_id, batch_size=64)
+        logits = score_in(precision, rebuilt.model, prepared.selection, pad_id=prepared.pad_id, batch_size=64)
         metrics = all_metrics(logits, prepared.selection.labels)
         assert found[precision]["accuracy"]["value"] == metrics["accuracy"].value
-        assert (precision == "fp32") == torch.equal(logits, rebuild_half(prepared, small, "fp32").logits)
+        assert (precision == "fp32") == torch.equal(logits, rebuilt.logits)
 
 
 def rebuild_half(prepared: Prepared, small: Searched, precision: str) -> Any:
