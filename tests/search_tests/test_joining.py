@@ -196,7 +196,7 @@ def test_time_ends_a_search_and_the_study_goes_on_later(
     assert "no further trial is begun: " in output
     assert before <= len(read(url).complete) < 500
     refused = command(*arguments, "--energy-kwh", "1", folder=tmp_path / "e", **settings)
-    _output, errors = refused.communicate(timeout=120)
+    _output, errors = refused.communicate(timeout=300)
     if refused.returncode != 0:  # no counter here
         assert refused.returncode == 2
         assert "no energy counter can be read on cpu" in errors
@@ -228,7 +228,7 @@ def test_a_study_moves_with_its_artifacts_and_goes_on(
     assert "tiny" in listed
     assert f"{total} / {total}" in listed
     again = command("copy", url, target, folder=tmp_path / "m")
-    assert "holds a study 'tiny' already" in again.communicate(timeout=60)[1]
+    assert "holds a study 'tiny' already" in again.communicate(timeout=300)[1]
     assert again.returncode == 2
 
 
