@@ -1,8 +1,8 @@
 """Every block of commands and of Python in the README is run, in one folder and in their order, as a reader would.
 
 What is changed on the way is listed here and nowhere else: studies are small, placeholders get real things (a
-PostgreSQL server, an S3-compatible one, a checkpoint, GLUE's first rows), bounds are those that a small study can keep,
-trainings of a confirmation are few, and what needs a container engine or a cluster is not run.
+PostgreSQL server, an S3-compatible one, a small checkpoint, GLUE's first rows), bounds are those that a small study can
+keep, trainings of a confirmation are few, and what needs a container engine or a cluster is not run.
 """
 
 import os
@@ -15,14 +15,15 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
+from small_study import checkpoint_in
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 SMALL = (
-    "--task.train_rows 160 --task.selection_rows 80 --teacher.epochs 1 --importance.rows 32 --recovery.steps 4 "
-    "--latency.repeats 3 --latency.seconds 0.2 --latency.batch 4 --engine.ladder '[0.5, 0.25]' "
-    "--engine.tilts 0 --engine.trials 4"
+    "--task.train_rows 96 --task.selection_rows 80 --task.max_tokens 32 --teacher.epochs 1 --teacher.batch_size 16 "
+    "--importance.rows 16 --recovery.steps 4 --recovery.batch_size 8 --latency.repeats 3 --latency.seconds 0.2 "
+    "--latency.batch 4 --engine.ladder '[0.5, 0.25]' --engine.tilts 0 --engine.trials 4"
 )
 """What makes a study of the README small."""
 
@@ -59,7 +60,10 @@ def reader(server: str, address: str, minilm: Path, glue: Path, tmp_path_factory
         ),
         encoding="utf-8",
     )
-    (folder / "study.json").write_text(blocks("json")[0].replace("bert-base-uncased", str(minilm)), encoding="utf-8")
+    checkpoint = checkpoint_in(folder / "checkpoint", minilm, max_position_embeddings=512)
+    (folder / "study.json").write_text(
+        blocks("json")[0].replace("bert-base-uncased", str(checkpoint)), encoding="utf-8"
+    )
     (folder / "sentences.txt").write_text("A warm and funny film.\nTwo hours that I want back.\n", encoding="utf-8")
     (folder / "SST-2").mkdir()
     for name in ("train.tsv", "dev.tsv"):
@@ -84,11 +88,11 @@ def reader(server: str, address: str, minilm: Path, glue: Path, tmp_path_factory
         folder,
         environment,
         {
-            "PATH/TO/CHECKPOINT": str(minilm),
+            "PATH/TO/CHECKPOINT": str(checkpoint),
             "PATH/TO/SST-2": str(folder / "SST-2"),
             "postgresql+psycopg://USER:PASSWORD@HOST/DATABASE": server,
             "s3://BUCKET/PREFIX": "s3://bucket/prefix",
-            "bert-base-uncased": str(minilm),
+            "bert-base-uncased": str(checkpoint),
         },
     )
 
@@ -142,7 +146,7 @@ class Reader:
             return f"(cd {shlex.quote(str(ROOT))} && python -m pip {command.replace('pip install', options)})"
         if command.startswith("python studies/") and "--dry-run" not in command:
             local = f"--model {self._means['PATH/TO/CHECKPOINT']} --data {self._means['PATH/TO/SST-2']}"
-            return f"{command} {SMALL} {'' if 'quickstart' in command else local}"
+            return f"{command} {SMALL} {'--task.held_out_rows 80' if 'quickstart' in command else local}"
         if command.startswith("paretobert confirm") and "--seeds" not in command:
             return f"{command} --seeds 1"
         if command.startswith(SERVES):
