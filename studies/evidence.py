@@ -76,8 +76,9 @@ def gather(given: Any) -> None:
         speeds = speed_ups(again, points, quick=quick)
     result = result_of(study, rows(study, trials, speeds, dense), quick=quick)
     result["content"] = {**again.prepared.content, "definition": digest(study.definition.model_dump(mode="json"))}
-    command = f"python studies/evidence.py {given.study}" + (" --quick" if quick else "")
-    command += f" --steps {given.steps}" if given.steps else ""
+    asked = {"--seeds": given.seeds, "--steps": given.steps, "--dense-seeds": given.dense_seeds}
+    parts = [f"{name} {value}" for name, value in asked.items() if value is not None]
+    command = " ".join(["python studies/evidence.py", given.study, *(["--quick"] if quick else []), *parts])
     write(study, result, given.out, command)
     for line in table(result):
         say(line)

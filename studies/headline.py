@@ -129,7 +129,7 @@ def table(result: Mapping[str, Any]) -> list[str]:
             name,
             f"{row['encoder_parameters'] / 1e6:.2f} M ({100 * row['encoder_share']:.1f} %)",
             f"{row['parameters'] / 1e6:.2f} M",
-            f"{row[metric]['mean']:.4f}{sd} ({row['seeds']} seeds)",
+            f"{row[metric]['mean']:.4f}{sd} ({row['seeds']} seed{'' if row['seeds'] == 1 else 's'})",
             "-" if row["kept"] is None else f"{100 * row['kept']:.1f} %",
             *(f"{row['speed_up'][each]['speed_up']:.2f}" if each in row["speed_up"] else "1" for each in speeds),
             f"{row['energy_ratio']:.2f}" if "energy_ratio" in row else "-",

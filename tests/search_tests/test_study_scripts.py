@@ -209,6 +209,19 @@ def test_a_study_ends_in_a_folder_and_goes_on_where_it_was_killed(
     assert again["rows"] == result["rows"]
 
 
+def test_the_readme_has_no_headline_that_a_result_file_does_not_have(scripts: Any) -> None:
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = page.split("## What a study finds\n", 1)[1].split("\n## ", 1)[0]
+    tables = re.findall(r"((?:^\|.*\n)+)", section, re.MULTILINE)
+    folders = re.findall(r"`(studies/results/[\w-]+)/evidence\.json`", section)
+    made = ["\n".join(scripts("headline").table(json.loads((ROOT / f / "evidence.json").read_text()))) for f in folders]
+    assert tables
+    assert [text.strip() for text in tables] == made
+    for folder in folders:
+        assert {*FILES} <= {file.name for file in (ROOT / folder).iterdir()}
+        assert made[folders.index(folder)] in (ROOT / folder / "README.md").read_text(encoding="utf-8")
+
+
 def test_the_readme_says_of_the_claim_what_the_shape_part_printed(scripts: Any) -> None:
     page = (ROOT / "README.md").read_text(encoding="utf-8")
     section = " ".join(page.split("### The claim that this work started from\n", 1)[1].split("\n## ", 1)[0].split())
