@@ -100,6 +100,8 @@ class Comparison:
                 found.models.setdefault(share, []).append(result)
                 again = result if recovery == "default" else make(share, "default")
                 found.retrained.setdefault(share, []).extend([again] if again else [])
+        if not found.models:
+            return
         if name == OURS:
             points, spent_s = self._our_search(seed)
         else:

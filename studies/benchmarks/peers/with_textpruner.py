@@ -51,7 +51,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         head_even_masking=False,
         ffn_even_masking=True,
     )
-    pruner = TransformerPruner(model, settings, GeneralConfig(device="cpu", output_dir=request["out"]))
+    pruner = TransformerPruner(model, settings, GeneralConfig(use_device="cpu", output_dir=request["out"]))
     loader = batches(request)
     _, seconds = timed(lambda: pruner.prune(dataloader=loader, save_model=False))
     hand_over(model, request)
