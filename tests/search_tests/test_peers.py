@@ -363,6 +363,7 @@ def test_a_search_that_was_interrupted_is_told_again_what_is_known(tmp_path):
     from types import SimpleNamespace
 
     import searches
+    from environments import UnavailableError
     from kept import Kept
 
     dense = tiny_bert(layers=2, heads=4, head_size=4, neurons=64)
@@ -405,6 +406,10 @@ def test_a_search_that_was_interrupted_is_told_again_what_is_known(tmp_path):
     assert len(found) == 3
     assert trained == [[1, 1], [2, 2], [3, 3]]
     assert peer.told[0] == pytest.approx([0.2, 0.25])
+    known = Kept(tmp_path / "kept.jsonl", adds=False)
+    with pytest.raises(UnavailableError, match="not finished when this was printed"):
+        known.get({"search": "another"}, dict)
+    assert trained == [[1, 1], [2, 2], [3, 3]]
 
 
 def test_rows_have_means_what_is_ahead_and_why_not():

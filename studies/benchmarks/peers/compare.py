@@ -20,7 +20,8 @@
   training rows, 1,000 whole sentences of them as selection split, 100 steps, 3 seeds; --quick: 1,500, 300, 20 and 1.
   One teacher for all; a seed stands for the rows that importance reads and for the batches of the training.
 - The tools lie in environments of their own under runs/benchmarks/peers, which the script makes with pip (torch is in
-  three of them). What cannot be made or run says why. Interrupted, it goes on where it was.
+  three of them). What cannot be made or run says why. Interrupted, it goes on where it was; `--partial` only
+  prints what is finished.
 """
 
 import statistics
@@ -70,6 +71,7 @@ def main() -> None:
     command.add_argument(
         "--budget", type=float, help="compute of each way and seed after the teacher [s]; 600, with --quick 60"
     )
+    command.add_argument("--partial", action="store_true", help="measure nothing more, print what is finished")
     given = command.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     pipeline.ALWAYS = ("encoder_share", efficiency.HELD_OUT)
@@ -78,6 +80,7 @@ def main() -> None:
             quick=given.quick,
             seeds=given.seeds or (1 if given.quick else 3),
             budget_s=given.budget or BUDGET_S[given.quick],
+            partial=given.partial,
         )
     except UserError as error:
         raise SystemExit(f"compare.py: {error}; name GLUE's folder in PARETOBERT_GLUE") from None
@@ -99,6 +102,7 @@ def main() -> None:
         {
             "benchmark": "peers",
             "quick": given.quick,
+            "partial": given.partial,
             "seeds": run.seeds,
             "budget_s": run.budget_s,
             "train_rows": settings.task.train_rows,

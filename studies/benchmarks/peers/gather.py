@@ -49,10 +49,11 @@ class Comparison:
         quick: Whether to take the smaller numbers.
         seeds: How many.
         budget_s: Compute of each way and seed.
+        partial: Whether only what is finished is shown. Our own search is finished first in any case.
     """
 
-    def __init__(self, *, quick: bool, seeds: int, budget_s: float) -> None:
-        self.quick, self.seeds, self.budget_s = quick, seeds, budget_s
+    def __init__(self, *, quick: bool, seeds: int, budget_s: float, partial: bool = False) -> None:
+        self.quick, self.seeds, self.budget_s, self.partial = quick, seeds, budget_s, partial
         base = efficiency.definition(seed=0, quick=quick)
         recovery = base.recovery.model_copy(update={"steps": 20 if quick else 100})
         self.definition: Definition = base.model_copy(update={"name": "peers", "recovery": recovery})
@@ -61,7 +62,7 @@ class Comparison:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.shared = efficiency.Seed.of(self.definition, self.folder)
         self.bench = Bench(self.shared.prepared, self.folder, iterations=4 if quick else 16)
-        self.kept = Kept(self.folder / "models.jsonl")
+        self.kept = Kept(self.folder / "models.jsonl", adds=not partial)
 
     def spent_s(self, recovery: str) -> float:
         """Compute of the preparation that a way needs after the teacher, importance excepted."""
@@ -71,7 +72,7 @@ class Comparison:
         """What a way gives that makes a model of the size that it is asked for."""
         way, found = WAYS[name], Found({}, {}, [], {})
         try:
-            start = opened(way, FOLDER) if way.files else None
+            start = opened(way, FOLDER) if way.files and not self.partial else None
         except UnavailableError as error:
             return replace(found, why_not={None: str(error)})
         with ExitStack() as stack:
@@ -107,7 +108,8 @@ class Comparison:
         else:
             spent_s = self.spent_s(recovery)
             points = searches.until_used_up(make, searches.sizes(targets), spent_s=spent_s, budget_s=self.budget_s)
-        found.volumes.append(volume(points, spent_s))
+        if not self.partial or spent_s + sum(one.compute_s for one in points) >= self.budget_s:
+            found.volumes.append(volume(points, spent_s))
 
     def _told(self, cell: Cell, peer: Peer | None, *, measure: bool) -> dict[str, Any]:
         result = self.bench.fill(cell, peer, measure=measure)
