@@ -5,12 +5,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from study_cases import NASTY, OBJECTIVES, synthetic
 
+from objectives import all_metrics
+from search import weighing
 from search.analysis import evidence
 from search.analysis.confirmed import OPTIMISTIC, compare, one_line, rows, sentences
 from search.analysis.evidence import Evidence, difference, gather, interval
 from search.analysis.report import render_report
+from search.deploy.confirm import Training
 from search.records import Confirmation, ObjectiveInfo
 
 
@@ -168,3 +172,21 @@ def test_confirmations_of_every_sort_are_shown_and_escaped():
     empty = replace(study, confirmations=(Confirmation(1, {}),))
     assert "Confirmed on 0 held-out rows" in sentences(empty)[0]
     assert render_report(empty)
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "f1", "matthews"])
+def test_what_trainings_say_is_the_librarys_metric_on_every_draw(metric: str) -> None:
+    dice = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 2, (90,), generator=dice)
+    logits = torch.randn(90, 2, generator=dice)
+    logits[torch.arange(90), labels] += 0.7
+    study = synthetic(8)
+    task = study.definition.task.model_copy(update={"metric": metric})
+    study = replace(study, definition=study.definition.model_copy(update={"task": task}))
+    training = Training(1, logits, {}, {}, {}, 0.0)
+    found = weighing.evidence_of(study, [training], labels)
+    dice_of_rows = np.random.default_rng(study.definition.engine.seed)
+    for value in found.drawn[:40]:
+        some = torch.from_numpy(dice_of_rows.integers(90, size=90))
+        assert value == pytest.approx(all_metrics(logits[some], labels[some])[metric].value, abs=1e-12)
+    assert found.values[0] == pytest.approx(all_metrics(logits, labels)[metric].value, abs=1e-12)
