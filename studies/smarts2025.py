@@ -15,6 +15,7 @@ part (`fitting.py`) runs in place of the search, and says so. --subset is for on
 
 import sys
 
+import sst2
 from benchmarks.harness import parser
 from fitting import shape_part
 from sources import glue, spelt_out
@@ -28,7 +29,6 @@ from search import (
     RecoverySettings,
     ScheduleRanges,
     SpaceSettings,
-    Task,
     TeacherSettings,
     run,
 )
@@ -41,16 +41,7 @@ study = Definition(
     name="smarts2025-sst2",
     model="bert-base-uncased",
     data=glue("SST-2"),
-    task=Task(
-        config="sst2",
-        text=("sentence",),
-        label="label",
-        labels=("0", "1"),
-        phrases=True,
-        selection_rows=1000,
-        held_out="validation",
-        max_tokens=64,
-    ),
+    task=sst2.study.task,
     # 25 M in all leave at most 27 % of the encoder, at rank 32; single layers may keep more than the others.
     space=SpaceSettings(
         heads=Range(high=0.5),

