@@ -9,6 +9,7 @@ from test_families import KINDS, UNEVEN, logits
 from tiny_families import sentences, tiny, write_checkpoint
 from transformers import AutoModelForSequenceClassification
 
+from objectives.onnx_graph import inputs_of, runner, to_onnx
 from search.bert.checkpoint import load, load_dense
 from search.bert.encoding import load_tokenizer
 from search.bert.factorise import directions
@@ -47,6 +48,21 @@ def test_transformers_with_the_file_in_the_folder_computes_the_same_logits(
     own = load(tmp_path / kind)
     assert type(own) is FAMILIES[kind].model
     assert torch.equal(logits(own, batch), logits(small, batch))
+
+
+@KINDS
+def test_the_graph_of_every_family_computes_the_same_logits(kind: str, tmp_path: Path) -> None:
+    """A batch as it was traced, one row, and one without padding: RoBERTa counts positions by where padding lies."""
+    pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+    pytest.importorskip("onnxscript", reason="needs the extra onnx")
+    small, batch = shipped(kind, tmp_path / kind)
+    run = runner(to_onnx(small, inputs=inputs_of(small), tokens=6), device=torch.device("cpu"), threads=1)
+    one = {name: tensor[:1] for name, tensor in batch.items()}
+    words = batch["input_ids"].clamp(min=5)
+    full = {**batch, "input_ids": words, "attention_mask": torch.ones_like(words)}
+    assert not batch["attention_mask"].all()
+    for given in (batch, one, full):
+        assert torch.allclose(run(given), logits(small, given), rtol=0, atol=1e-5)
 
 
 @KINDS
