@@ -281,12 +281,13 @@ def compare(
     for arm in arms:
         held = np.array([one["held_out"] for one in volumes[arm]])
         gains = held / ladder - 1
-        half = float(t.ppf(0.975, seeds - 1) * gains.std(ddof=1) / np.sqrt(seeds)) if seeds > 1 else float("nan")
+        half = float(t.ppf(0.975, seeds - 1) * gains.std(ddof=1) / np.sqrt(seeds)) if seeds > 1 else None
+        middle = float(gains.mean())
         result[arm] = {
             "held_out": round(float(held.mean()), 4),
             "selection": round(float(np.mean([one["selection"] for one in volumes[arm]])), 4),
             "gain_over_ladder": round(float(gains.mean()), 4),
-            "interval": [round(float(gains.mean()) - half, 4), round(float(gains.mean()) + half, 4)],
+            "interval": None if half is None else [round(middle - half, 4), round(middle + half, 4)],
             "seconds_per_proposal": round(float(np.mean(asks[arm])), 4),
         }
     return result
