@@ -309,8 +309,8 @@ class RecoverySettings(Part):
     on the trials that were finished when it began."""
     refit_rows: int = Field(default=0, ge=0)
     """Training rows for the least-squares re-fit after a cut of the dense model; 0 leaves it out. With 512 it brought
-    back as much as 50 distilled steps, and nothing on top of them (studies/results/recovery-quick.json): use it with
-    few steps or none."""
+    back as much as 50 distilled steps, and nothing on top of them (studies/results/recovery.md): use it with few steps
+    or none."""
     steps: int = Field(default=300, ge=0)
     """Optimizer steps of the fine-tune; 0 scores the model as it is after the cut and the re-fit."""
     batch_size: int = Field(default=32, ge=1)
