@@ -124,7 +124,7 @@ def _summary(about: dict[str, Any], target: Path) -> Iterable[str]:
     metric, recorded, confirmed = about["task"]["metric"], about["recorded"], about["confirmed"]
     yield (
         f"trial {about['trial']} of study {about['study']}: {metric} {about['rebuilt']['value']:.4f} on the selection "
-        f"split, "
+        "split, "
         + (
             f"recorded {recorded[metric]['value']:.4f}"
             if confirmed is None

@@ -48,7 +48,8 @@ def nearest(study: Study, plan: Plan, shape: Shape) -> Ancestor | None:
 class Recoveries:
     """How often the weights of plans have been recovered: once, and as often as what they are cut from.
 
-    Of a plan that was tried it is what became of it, of another one what would.
+    Of a plan that was tried it is what became of it, of another one what would; there the rank of the word embeddings,
+    which is no matter of a layer's size, is passed over.
 
     Args:
         grid: The space.

@@ -21,11 +21,12 @@ from rich.console import Console
 from safetensors.torch import load_file
 from small_study import Searched, definition_in, searched
 
-from search import pipeline, preparation, shipping
+from search import candidates, moving, pipeline, preparation, shipping
 from search.analysis.confirmed import compare, sentences
 from search.analysis.pick import pick
 from search.analysis.report import render_report
 from search.analysis.trial import render_trial
+from search.artifacts import Artifacts
 from search.bert.checkpoint import load
 from search.bert.encoding import Encoded
 from search.bert.training import score
@@ -173,6 +174,23 @@ def test_what_was_confirmed_is_what_is_exported(
     again = load_file(tmp_path / "again" / "model.safetensors")
     for name, tensor in load_file(tmp_path / "confirmed" / "model.safetensors").items():
         assert torch.equal(tensor, again[name]), name
+
+
+def test_copying_a_study_takes_the_confirmed_weights_along(
+    confirmed: tuple[StudyRecord, list[str]], small: Searched, tmp_path: Path
+) -> None:
+    there = tmp_path / "there"
+    moving.move(
+        small.place.storage,
+        f"sqlite:///{tmp_path}/study.db",
+        study=small.name,
+        artifacts=str(small.place.artifacts),
+        to_artifacts=str(there),
+        console=Console(quiet=True),
+    )
+    kept = [each.weights for each in confirmed[0].confirmations if each.weights is not None]
+    assert len(kept) == 2
+    assert all(Artifacts(there).found(candidates.KIND, weights) is not None for weights in kept)
 
 
 def test_the_choice_of_a_confirmed_trial_says_what_was_confirmed(confirmed: tuple[StudyRecord, list[str]]) -> None:

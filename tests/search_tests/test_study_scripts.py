@@ -165,6 +165,7 @@ def gathered(
 def test_a_study_ends_in_a_folder_and_goes_on_where_it_was_killed(
     scripts: Any,
     study: Searched,
+    glue: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -190,7 +191,8 @@ def test_a_study_ends_in_a_folder_and_goes_on_where_it_was_killed(
     assert {"commit", "date", "machine", "processor", "search_energy", "search_seconds"} <= set(result)
     definition = json.loads((out / "definition.json").read_text())
     assert definition["data"] == "glue/SST-2"
-    assert not [text for file in FILES if str(tmp_path) in (text := (out / file).read_text()) or "/work/" in text]
+    for place in (tmp_path, ROOT, glue.resolve()):
+        assert not [file for file in FILES if str(place) in (out / file).read_text()]
     confirmed = pd.read_csv(out / "confirmed.csv")
     assert set(confirmed["trial"]) == {0, *(point["trial"] for point in measured)}
     mean = confirmed[(confirmed["trial"] == points[0]["trial"]) & (confirmed["quantity"] == "accuracy")]
