@@ -62,14 +62,15 @@ def test_a_search_ends_in_time_and_says_why(tmp_path: Path) -> None:
 
     def slow(plan: Plan, **given: Any) -> Evaluation:
         begun.append(time.time())
-        time.sleep(0.4)
+        time.sleep(0.1)
         whole = evaluation_of(plan, **given)
-        return Evaluation(whole.quantities, {}, {"recover": 0.4}, {})
+        return Evaluation(whole.quantities, {}, {"recover": 1.3}, {})
 
-    until = time.time() + 2.0
+    until = time.time() + 2.5
     assert work(opened, slow, listener, limits=Limits(until=until))
-    assert max(begun) < until
-    assert time.time() < until + 5  # on a busy machine a trial takes longer than those before it
+    # None is begun in the last 1.3 s; on a busy machine more than a little may pass from the decision to the begin.
+    assert max(begun) < until - 0.4
+    assert time.time() < until + 5
     assert 1 <= len(study.read(opened).complete) < DEFINITION.engine.trials
     assert listener.notes[-1].startswith("no further trial is begun: ")
     assert not [r for r in study.read(opened).records if r.state == "running"]
