@@ -60,7 +60,7 @@ def confirm(name: str, place: Place, wanted: Wanted, listener: Listener) -> Stud
     study, prepared, artifacts = opened.study, opened.prepared, opened.artifacts
     records = _points(study, wanted)
     rows = held_out_rows(prepared, artifacts)
-    kept = studies.get(storages.open_storage(place.storage, create=False, patience_s=place.wait_s), name)
+    kept = studies.get(storages.open_storage(place.storage, create=False, **place.patience), name)
     settings = {
         record.trial: None
         if deployed.is_dense(study, record)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from search.preparation import Prepared
 
 PATIENCE_S = 3600.0
-"""Seconds that a worker waits for a study database that stopped answering."""
+"""Seconds that a search waits for a study database that stopped answering."""
 
 WORKERS_VARIABLE = "PARETOBERT_WORKERS"
 """Environment variable that tells a launched worker how many there are on this machine."""
@@ -52,6 +52,11 @@ class Place:
     artifacts: str | None = None
     device: str = "cpu"
     wait_s: float = 0.0
+
+    @property
+    def patience(self) -> dict[str, float]:
+        """How long a search waits for its database (`search.engine.storage.open_storage`)."""
+        return {"patience_s": self.wait_s, "answered_s": PATIENCE_S}
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,7 @@ def begin(start: Start, place: Place, limits: Limits, listener: Listener) -> boo
     from search.engine import study as studies
 
     definition = start.definition
-    existing = storages.existing(place.storage, definition.name, patience_s=place.wait_s, note=listener.note)
+    existing = storages.existing(place.storage, definition.name, **place.patience, note=listener.note)
     about = studies.stored(existing) if existing is not None and studies.is_whole(existing) else None
     if existing is not None and about is not None:
         studies.check_same(existing, definition)
@@ -107,7 +112,7 @@ def begin(start: Start, place: Place, limits: Limits, listener: Listener) -> boo
     )
     infos = [prepared.objectives[name] for name in definition.objective_names]
     study = studies.create(
-        storages.open_storage(place.storage, create=True, patience_s=place.wait_s, note=listener.note),
+        storages.open_storage(place.storage, create=True, **place.patience, note=listener.note),
         definition,
         shape=prepared.shape,
         objectives=tuple(ObjectiveInfo(info.name, info.unit, info.direction) for info in infos),
@@ -249,7 +254,8 @@ def wait_for(name: str, place: Place, note: Callable[[str], None]) -> Any:
     while True:
         try:
             left = max(0.0, end - time.monotonic())
-            opened = storages.open_storage(place.storage, create=False, patience_s=left, note=note)
+            patience = {**place.patience, "patience_s": left}
+            opened = storages.open_storage(place.storage, create=False, **patience, note=note)
             try:
                 study = studies.get(opened, name)
                 studies.stored(study)

@@ -54,7 +54,7 @@ def reopen(name: str, place: Place, listener: Listener, *, measures: bool) -> Re
     from search.engine import storage as storages
     from search.engine import study as studies
 
-    opened = storages.open_storage(place.storage, create=False, patience_s=place.wait_s, note=listener.note)
+    opened = storages.open_storage(place.storage, create=False, **place.patience, note=listener.note)
     found = studies.get(opened, name)
     about = studies.stored(found)
     device = device_of(place.device)

@@ -11,6 +11,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +49,7 @@ def run(definition: Definition, *, objectives: Sequence["Objective"] = ()) -> No
         objectives: Objectives of your own, beside the built-in ones. Name them in `definition.objectives`.
 
     Raises:
-        SystemExit: With 2 after an error of the input, with 130 after an interruption.
+        SystemExit: With 2 after an error of the input or of the database's, with 130 after an interruption.
     """
     script = sys.argv[0]
     guarded(
@@ -69,10 +70,10 @@ def make_console() -> Console:
 
 
 def guarded(main: Callable[[], None]) -> None:
-    """Run a command; say an error of the input in one sentence, without a traceback.
+    """Run a command; say an error of the input, or a database that is away, in one sentence, without a traceback.
 
     Raises:
-        SystemExit: With 2 after an error of the input, with 130 after an interruption.
+        SystemExit: With 2 after an error of the input or of the database's, with 130 after an interruption.
     """
     try:
         main()
@@ -82,6 +83,14 @@ def guarded(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         Console(stderr=True).print("stopped; the same command continues")
         raise SystemExit(EXIT_INTERRUPTED) from None
+    except Exception as error:
+        from search.engine.patience import is_passing, reason
+
+        if worker_name() is not None or not is_passing(error):  # a launcher starts its worker again
+            raise
+        text = f"error: the study database does not answer ({reason(error)}); give the command again when it does"
+        Console(stderr=True, soft_wrap=True).print(text, markup=False, highlight=False)
+        raise SystemExit(EXIT_USER_ERROR) from None
 
 
 def start(
@@ -248,11 +257,11 @@ def _search(
             ended = body(place, limits, display)
         status = 0 if ended else EXIT_INTERRUPTED
     else:
-        _take_over_total(definition, place)
+        _take_over_total(definition, place, console)
         status = _launch(definition, url, limits, devices, command, console)
         if status == EXIT_USER_ERROR:
             raise SystemExit(status)
-    found = studies.get(storages.open_storage(url, create=False), name)
+    found = studies.get(storages.open_storage(url, create=False, **place.patience), name)
     result = studies.read(found)
     _publish(found, url, options, console)
     _close(console, result, url=url, given=options.storage, again=again, seconds=time.perf_counter() - start)
@@ -261,7 +270,7 @@ def _search(
     return result
 
 
-def _take_over_total(definition: Definition, place: process.Place) -> None:
+def _take_over_total(definition: Definition, place: process.Place, console: Console) -> None:
     """Compare a study that exists, and store its total, before its workers start: they leave the total alone.
 
     Raises:
@@ -270,7 +279,8 @@ def _take_over_total(definition: Definition, place: process.Place) -> None:
     from search.engine import storage as storages
     from search.engine import study as studies
 
-    found = storages.existing(place.storage, definition.name, patience_s=place.wait_s)
+    note = partial(console.print, markup=False, highlight=False, soft_wrap=True)
+    found = storages.existing(place.storage, definition.name, **place.patience, note=note)
     if found is not None and studies.is_whole(found):
         studies.check_same(found, definition)
         studies.set_trials(found, definition)
@@ -406,7 +416,8 @@ def work_on_cluster(
     url = storages.absolute(options.storage or default_storage(name))
     folder = options.artifacts or f"runs/{name}/artifacts"
     artifacts = folder if folder.startswith("s3:") else str(Path(folder).absolute())
-    _join(name, process.Place(url, wait_s=60 * options.wait), options, console)
+    place = process.Place(url, wait_s=60 * options.wait)
+    _join(name, place, options, console)
     console.print(
         f"study {name!r} in {storages.shown(url)}, on {address}", markup=False, highlight=False, soft_wrap=True
     )
@@ -426,7 +437,7 @@ def work_on_cluster(
         note=lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True),
         hours=options.hours,
     )
-    found = studies.get(storages.open_storage(url, create=False), name)
+    found = studies.get(storages.open_storage(url, create=False, **place.patience), name)
     result = studies.read(found)
     _publish(found, url, options, console)
     each = ("--gpus-per-worker", f"{gpus_per_worker:g}", "--cpus-per-worker", f"{cpus_per_worker:g}")
@@ -500,11 +511,13 @@ def confirm(
     console, url = make_console(), storage or default_storage(name)
     wanted = Wanted(tuple(trials), points, seeds, epochs, steps)
     on = measured_on(name, url) if device == "auto" else device
+    place = process.Place(url, artifacts, on)
     with Display(console) as display:
-        result = confirm_points(name, process.Place(url, artifacts, on), wanted, display)
+        result = confirm_points(name, place, wanted, display)
     console.print(render_confirmations(result, result.confirmations))
     options = Options.model_construct(artifacts=artifacts)
-    _publish(studies.get(storages.open_storage(url, create=False), name), url, options, console)
+    found = studies.get(storages.open_storage(url, create=False, **place.patience), name)
+    _publish(found, url, options, console)
     return result
 
 

@@ -75,7 +75,12 @@ def shown(url: str) -> str:
 
 
 def open_storage(
-    url: str, *, create: bool, patience_s: float = 0.0, note: Callable[[str], None] = lambda _text: None
+    url: str,
+    *,
+    create: bool,
+    patience_s: float = 0.0,
+    answered_s: float = 0.0,
+    note: Callable[[str], None] = lambda _text: None,
 ) -> Any:
     """Open the study database.
 
@@ -83,6 +88,8 @@ def open_storage(
         url: What it is and where; see above.
         create: Whether a file and its folder are made where they do not exist.
         patience_s: Seconds that the database is waited for, now and in every later call; 0 gives up at once.
+        answered_s: Seconds that it is waited for in every later call, where that is longer: a database that could be
+            opened is the right one, and comes back.
         note: Told when it does not answer and when it answers again.
 
     Returns:
@@ -101,7 +108,7 @@ def open_storage(
         try:
             # Workers that start together must not make the tables twice.
             with FileLock(f"{file}.lock") if file is not None and create else nullcontext():
-                storage = PatientStorage(_opened(parsed, file), patience_s=patience_s)
+                storage = PatientStorage(_opened(parsed, file), patience_s=max(patience_s, answered_s))
             break
         except ImportError as error:
             raise UserError(_missing_driver(url, error)) from None
@@ -148,7 +155,7 @@ def existing(url: str, name: str, **patience: Any) -> Study | None:
     Args:
         url: What the database is and where.
         name: Name of the study.
-        **patience: `patience_s` and `note` of `open_storage`.
+        **patience: `patience_s`, `answered_s` and `note` of `open_storage`.
 
     Raises:
         UserError: If the database cannot be reached, or its file could not be made.

@@ -312,6 +312,9 @@ def disturbed(kind: str, folder: Path, *, trials: int, quick: bool, seed: int) -
                     os.killpg(launcher.process.pid, signal.SIGKILL)
                 sys.exit(f"the search on {kind} has not ended after {TIMEOUT_S:.0f} s")
         seconds = time.monotonic() - start
+        for launcher in launchers:
+            if launcher.process.returncode:
+                say(f"  a launcher ended with {launcher.process.returncode}:\n{launcher.tail()}")
         say(f"  ended after {seconds:.0f} s, {kills} kills; looking at what is left")
         opened = study.get(storage.open_storage(url, create=False), "chaos")
         result = inspected(opened, artifacts, trials)

@@ -1,20 +1,27 @@
 """Waiting for a storage that does not answer, and not waiting for one that never will."""
 
+import io
 import sqlite3
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import optuna
 import pytest
 from engine_cases import DEFINITION, SilentListener, create_in, evaluation_of
 from optuna.exceptions import StorageInternalError
+from rich.console import Console
 from sqlalchemy import exc
 
 from search.engine import patience, storage, study
 from search.engine.patience import insist, is_passing, pauses, reason
 from search.engine.worker import work
 from search.errors import UserError
+from search.events import WORKER_VARIABLE
+from search.process import Place
+from search.run import EXIT_USER_ERROR, _take_over_total, guarded
 
 
 def operational(text: str) -> Exception:
@@ -25,6 +32,22 @@ def wrapped(cause: Exception) -> StorageInternalError:
     error = StorageInternalError("An exception is raised during the commit.")
     error.__cause__ = cause
     return error
+
+
+@contextmanager
+def locked(file: Path, *, seconds: float | None = None) -> Iterator[None]:
+    """Hold SQLite's write lock for so many seconds; None holds it until the block ends."""
+    lock = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
+    lock.execute("BEGIN IMMEDIATE")
+    release = threading.Timer(seconds or 0.0, lambda: (lock.execute("COMMIT"), lock.close()))
+    if seconds is not None:
+        release.start()
+    try:
+        yield
+    finally:
+        if seconds is None:
+            release.start()
+        release.join()
 
 
 @pytest.fixture
@@ -109,34 +132,47 @@ def test_a_worker_waits_for_a_locked_database(tmp_path: Path, monkeypatch: pytes
     storage.be_patient(opened, 60)
     listener = SilentListener()
     opened._storage.note = listener.note
-    lock = sqlite3.connect(tmp_path / "study.db", isolation_level=None, check_same_thread=False)
-    lock.execute("BEGIN IMMEDIATE")
-
-    def release() -> None:
-        time.sleep(4)
-        lock.execute("COMMIT")
-        lock.close()
-
-    thread = threading.Thread(target=release)
-    thread.start()
-    assert work(opened, evaluation_of, listener)
-    thread.join()
+    with locked(tmp_path / "study.db", seconds=4):
+        assert work(opened, evaluation_of, listener)
     assert len(study.read(opened).complete) == DEFINITION.engine.trials
     assert any("database is locked" in note for note in listener.notes)
+
+
+def test_a_launcher_waits_for_a_locked_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "SQLITE_PATIENCE_S", 0.1)
+    place = Place(f"sqlite:///{tmp_path}/study.db")
+    opened = create_in(storage.open_storage(place.storage, create=True), DEFINITION)
+    console = Console(width=200, file=io.StringIO())
+    more = DEFINITION.model_copy(update={"engine": DEFINITION.engine.model_copy(update={"trials": 99})})
+    with locked(tmp_path / "study.db", seconds=4):
+        _take_over_total(more, place, console)
+    assert study.stored(opened).definition.engine.trials == 99
+    assert "the study database does not answer (database is locked)" in console.file.getvalue()
+
+
+def test_a_command_says_in_a_sentence_that_the_database_does_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(storage, "SQLITE_PATIENCE_S", 0.1)
+    opened = create_in(storage.open_storage(f"sqlite:///{tmp_path}/study.db", create=True), DEFINITION)
+    with locked(tmp_path / "study.db"), pytest.raises(SystemExit) as end:
+        guarded(lambda: opened.set_user_attr("mine", 1))
+    assert end.value.code == EXIT_USER_ERROR
+    assert capsys.readouterr().err.startswith("error: the study database does not answer (database is locked)")
+    monkeypatch.setenv(WORKER_VARIABLE, "0")  # whose launcher starts it again
+    with locked(tmp_path / "study.db"), pytest.raises(StorageInternalError):
+        guarded(lambda: opened.set_user_attr("mine", 1))
 
 
 def test_commands_do_not_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "SQLITE_PATIENCE_S", 0.1)
     url = f"sqlite:///{tmp_path}/study.db"
     opened = create_in(storage.open_storage(url, create=True), DEFINITION)
-    with sqlite3.connect(tmp_path / "study.db", isolation_level=None) as lock:
-        lock.execute("BEGIN IMMEDIATE")
+    with locked(tmp_path / "study.db"):
         start = time.monotonic()
         with pytest.raises(StorageInternalError):
             opened.set_user_attr("mine", 1)
         assert time.monotonic() - start < 5
-        lock.execute("ROLLBACK")
-    lock.close()
 
 
 def test_a_server_that_is_not_there_is_waited_for_as_long_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
