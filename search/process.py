@@ -54,7 +54,7 @@ class Place:
     wait_s: float = 0.0
 
     @property
-    def patience(self) -> dict[str, float]:
+    def patience(self) -> dict[str, Any]:
         """How long a search waits for its database (`search.engine.storage.open_storage`)."""
         return {"patience_s": self.wait_s, "answered_s": PATIENCE_S}
 
