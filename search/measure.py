@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from objectives import MeasurementUnavailable, Objective, Subject, all_metrics, resolve
-from search import preparation
+from search import keys, preparation
 from search.analysis.card import HELD_OUT, Card
 from search.artifacts import Artifacts
 from search.bert.classifier import Classifier, load_classifier, scorable
@@ -265,7 +265,7 @@ def _memory_told(device: torch.device) -> "Iterator[None]":
 def _prepared_folders(study: str, about: "Stored", artifacts: Artifacts) -> dict[str, Path]:
     """Where everything is that the study's trials have in common; nothing is made here."""
     folders = {}
-    for kind, hash_ in preparation.wanted(about.definition, about.content).items():
+    for kind, hash_ in keys.wanted(about.definition, about.content).items():
         folder = artifacts.found(kind, hash_)
         if folder is None:
             raise UserError(

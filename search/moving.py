@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import Progress
 
+from search import keys
 from search.errors import UserError, unknown_name
 from search.manifests import MANIFEST
 
@@ -32,7 +33,7 @@ def move(
     Raises:
         UserError: If the source holds no such study, the target holds one already, or either cannot be used.
     """
-    from search import candidates, preparation
+    from search import candidates
     from search.engine import storage as storages
     from search.engine import study as studies
     from search.engine.artifact_store import open_artifacts
@@ -49,7 +50,7 @@ def move(
         cache = Path(f"runs/{name}/artifacts")
         here = open_artifacts(artifacts or str(cache), cache=cache)
         there = open_artifacts(to_artifacts, cache=cache)
-        for kind, hash_ in preparation.wanted(about.definition, about.content).items():
+        for kind, hash_ in keys.wanted(about.definition, about.content).items():
             if not _copied(here, there, kind, hash_):
                 raise UserError(f"the artifact {kind}-{hash_[:20]} is not in '{artifacts or cache}'; name its place")
             console.print(f"{kind}: copied", markup=False, highlight=False)

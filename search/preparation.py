@@ -54,6 +54,7 @@ from search.bert.vocabulary import Reduction, keep_tokens, reduction, write_toke
 from search.costs import noted
 from search.definition import Definition, LatencySettings
 from search.errors import TrialError, UserError
+from search.keys import SUPERNET, TABLE, cuts_supernet, importance_key, wanted
 from search.plan import Plan, Shape, encoder_parameters
 from search.space import Space
 from search.tables import Answer
@@ -262,7 +263,7 @@ def prepare(
             raise UserError(f"the dense model's latency cannot be measured: {error}") from None
     prepared = referred(prepared, reference_ms or {})
     if tables.asked_for(definition, source):
-        with own_turns.measuring(lambda: told("wait to measure", 0, 1)), timed(seconds, tables.KIND):
+        with own_turns.measuring(lambda: told("wait to measure", 0, 1)), timed(seconds, TABLE):
             prepared = referred(_with_table(prepared, artifacts, content, told), reference_ms or {})
     return _priced(prepared, artifacts)
 
@@ -271,8 +272,8 @@ def _with_table(
     prepared: Prepared, artifacts: Artifacts, content: Mapping[str, str] | None, on_stage: OnStage
 ) -> Prepared:
     """The same with the study's table: the one that it has been measured by, or for a new study one made now."""
-    if content is not None and tables.KIND in content:
-        return replace(prepared, tables=tables.found(artifacts, content[tables.KIND]))
+    if content is not None and TABLE in content:
+        return replace(prepared, tables=tables.found(artifacts, content[TABLE]))
     definition, source = prepared.definition, prepared.energy_source
     key = tables.key(definition, prepared.shape, energy_source=source, machine=prepared.machine)
     try:
@@ -289,7 +290,7 @@ def _with_table(
         )
     except MeasurementUnavailable as error:
         raise UserError(f"the table of what blocks cost cannot be measured: {error}") from None
-    return replace(prepared, tables=made, content={**prepared.content, tables.KIND: digest(key)})
+    return replace(prepared, tables=made, content={**prepared.content, TABLE: digest(key)})
 
 
 def instruments(
@@ -409,13 +410,13 @@ def _made(
         scores = _importance(definition, artifacts, teacher, named, rows["train"], pad_id, on_stage)
     found = _directions(artifacts, teacher, key, rows["train"], on_stage) if definition.space.factorises else None
     supernet = None
-    if supernets.asked_for(definition):
+    if cuts_supernet(definition):
         with timed(seconds, supernets.STAGE):
             supernet = supernets.made(
                 definition,
                 artifacts,
                 teacher,
-                _importance_key(definition, named),
+                importance_key(definition, named),
                 scores,
                 space,
                 rows["train"],
@@ -444,29 +445,6 @@ def _waiting(on_stage: OnStage) -> Callable[[str], None]:
     return lambda text: on_stage(f"waiting for {text}", 0, 1)
 
 
-def wanted(definition: Definition, content: Mapping[str, str]) -> dict[str, str]:
-    """Hash of each artifact of a study, by kind.
-
-    Args:
-        definition: The study's definition.
-        content: Hashes that the study was created with.
-    """
-    key = {"teacher": content["teacher"], "rows": content["rows"]}
-    importance_key = _importance_key(definition, content)
-    hashes = {
-        "tokens": key["rows"],
-        "teacher": key["teacher"],
-        "logits": digest(key),
-        "importance": digest(importance_key),
-        **({"directions": digest(key)} if definition.space.factorises else {}),
-    }
-    if supernets.asked_for(definition):
-        hashes[supernets.KIND] = digest(supernets.key(definition, importance_key))
-    if tables.KIND in content:
-        hashes[tables.KIND] = content[tables.KIND]
-    return hashes
-
-
 def _fetched(
     definition: Definition,
     artifacts: Artifacts,
@@ -478,7 +456,7 @@ def _fetched(
     """Everything, by the hashes that the study names; where the artifacts lack something, it is made."""
     hashes = wanted(definition, content)
     folders = {}
-    hashes.pop(tables.KIND, None)  # never made anew: see search.tables.found
+    hashes.pop(TABLE, None)  # never made anew: see search.tables.found
     for number, (kind, hash_) in enumerate(hashes.items()):
         on_stage(f"fetch {kind}", number, len(hashes))
         folder = artifacts.found(kind, hash_)
@@ -500,7 +478,7 @@ def _fetched(
         scores=Scores.from_tensors(load_file(folders["importance"] / "scores.safetensors")),
         directions=load_file(folders["directions"] / DIRECTIONS)["directions"] if "directions" in folders else None,
         vocabulary=_load_reduction(folders["tokens"]),
-        supernet=supernets.loaded(folders[supernets.KIND], device) if supernets.KIND in folders else None,
+        supernet=supernets.loaded(folders[SUPERNET], device) if SUPERNET in folders else None,
     )
 
 
@@ -799,7 +777,7 @@ def _importance(
         save_file(scores.to_tensors(), folder / "scores.safetensors")
 
     folder = artifacts.made(
-        "importance", _importance_key(definition, content), noted(make, artifacts.counter), on_wait=_waiting(on_stage)
+        "importance", importance_key(definition, content), noted(make, artifacts.counter), on_wait=_waiting(on_stage)
     )
     return Scores.from_tensors(load_file(folder / "scores.safetensors"))
 
@@ -826,14 +804,6 @@ def _bucketed(rows: Encoded, count: int, *, batch_size: int, seed: int) -> list[
     """The rows of studies that were prepared before: the first training batches, each of rows of like length."""
     total = math.ceil(min(count, len(rows)) / batch_size)
     return list(islice(training_batches(rows, batch_size=batch_size, seed=seed), total))
-
-
-def _importance_key(definition: Definition, content: Mapping[str, str]) -> dict[str, Any]:
-    content = {name: part for name, part in content.items() if name != tables.KIND}  # measured later, on these scores
-    settings = definition.importance.model_dump(mode="json")
-    if "importance" not in content:  # prepared before: the key of then, in which the number of rows hides their hash
-        return {**content, "seed": definition.engine.seed, "method": settings["method"], "rows": settings["rows"]}
-    return {**content, "seed": definition.engine.seed, "settings": settings}
 
 
 def _moved(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:

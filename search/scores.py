@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from search import keys
 from search.analysis.importance import Importance
 from search.errors import UserError
 
@@ -22,14 +23,13 @@ def stored_importance(study: str, *, storage: str, artifacts: str | None) -> Imp
     """
     from safetensors.numpy import load_file
 
-    from search import preparation
     from search.engine import storage as storages
     from search.engine import study as studies
     from search.engine.artifact_store import open_artifacts
 
     about = studies.stored(studies.get(storages.open_storage(storage, create=False), study))
     cache = Path(f"runs/{study}/artifacts")
-    hash_ = preparation.wanted(about.definition, about.content)["importance"]
+    hash_ = keys.wanted(about.definition, about.content)["importance"]
     folder = open_artifacts(artifacts or str(cache), cache=cache).found("importance", hash_)
     if folder is None:
         raise UserError(

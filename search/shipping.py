@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
 
+from search import keys
 from search.definition import RecoverySettings
 from search.errors import TrialError, UserError
 from search.process import Place, device_of
@@ -51,7 +52,6 @@ def export(
         UserError: If something that was given cannot be used, or what was written does not compute what the model does;
             the folder is not there then.
     """
-    from search import preparation
     from search.deploy import export as exporting
     from search.deploy.rebuild import origin, rebuild
     from search.deploy.shipped import modelling_of
@@ -64,7 +64,7 @@ def export(
     with Display(console) as display:
         again = reopen(study, place, display, measures=False)
         modelling_of(again.prepared.teacher)
-        hashes = preparation.wanted(again.study.definition, again.prepared.content)
+        hashes = keys.wanted(again.study.definition, again.prepared.content)
         tokenizer = again.artifacts.found("teacher", hashes["teacher"])
         if tokenizer is None:
             raise UserError(

@@ -20,33 +20,11 @@ from search.bert.importance import Scores
 from search.bert.supernet import train_supernet
 from search.definition import Definition
 from search.errors import TrialError, UserError
+from search.keys import SUPERNET, supernet_key
 from search.space import Space
-
-KIND = "supernet"
 
 STAGE = "super-network"
 """Name of the stage, as people see it."""
-
-
-def asked_for(definition: Definition) -> bool:
-    """Whether trials of a study cut its super-network."""
-    return definition.recovery.start == "supernet"
-
-
-def key(definition: Definition, importance: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything that determines a study's super-network.
-
-    Args:
-        definition: The study's definition.
-        importance: Everything that determines the importance scores; teacher and rows are in it.
-    """
-    return {
-        "importance": dict(importance),
-        "space": definition.space.model_dump(mode="json", exclude={"precision"}),
-        "supernet": definition.supernet.model_dump(mode="json"),
-        "precision": definition.recovery.precision,
-        "seed": definition.engine.seed,
-    }
 
 
 def made(
@@ -86,8 +64,8 @@ def made(
     Raises:
         UserError: If its training diverges, or it cannot be kept.
     """
-    determined = key(definition, importance)
-    state = artifacts.unfinished(KIND, determined)
+    determined = supernet_key(definition, importance)
+    state = artifacts.unfinished(SUPERNET, determined)
 
     def make(folder: Path) -> None:
         model = copy.deepcopy(teacher)
@@ -116,7 +94,7 @@ def made(
         save(model, folder)
         costs.note(folder, seconds, counter, before_j=before_j)
 
-    return loaded(artifacts.made(KIND, determined, make, on_wait=on_wait), teacher.device)
+    return loaded(artifacts.made(SUPERNET, determined, make, on_wait=on_wait), teacher.device)
 
 
 def loaded(folder: Path, device: torch.device) -> PreTrainedModel:

@@ -27,10 +27,9 @@ from search.bert.surgery import cut
 from search.costs import noted
 from search.definition import LATENCY, Definition
 from search.errors import UserError
+from search.keys import TABLE
 from search.plan import Plan, Shape
 from search.space import Space
-
-KIND = "table"
 
 FILE = "table.json"
 
@@ -149,7 +148,7 @@ def made(
         random.Random(seed).shuffle(order)  # what drifts shall not look like size
         found: dict[str, dict[int, Measurement]] = {name: {} for name in names}
         for done, number in enumerate(order):
-            on_step(KIND, done, len(order))
+            on_step(TABLE, done, len(order))
             subject = Subject(cut(teacher, choose(plans[number], scores)))
             for name in names:
                 found[name][number] = objectives[name].measure(subject)
@@ -162,7 +161,7 @@ def made(
         }
         (folder / FILE).write_text(json.dumps(content, indent=1), encoding="utf-8")
 
-    return read(artifacts.made(KIND, dict(determined), noted(make, artifacts.counter), on_wait=on_wait))
+    return read(artifacts.made(TABLE, dict(determined), noted(make, artifacts.counter), on_wait=on_wait))
 
 
 def found(artifacts: Artifacts, digest_: str) -> dict[str, Answer]:
@@ -171,12 +170,12 @@ def found(artifacts: Artifacts, digest_: str) -> dict[str, Answer]:
     Raises:
         UserError: If it is not among the artifacts: another one would not be the same.
     """
-    folder = artifacts.found(KIND, digest_)
+    folder = artifacts.found(TABLE, digest_)
     if folder is None:
         raise UserError(
-            f"the study takes measurements from the table {KIND}-{digest_[:20]}, which is not in '{artifacts.folder}'; "
-            "name with --artifacts where the study was prepared, or choose another name (--name): a table made anew "
-            "would not be the same"
+            f"the study takes measurements from the table {TABLE}-{digest_[:20]}, which is not in "
+            f"'{artifacts.folder}'; name with --artifacts where the study was prepared, or choose another name "
+            "(--name): a table made anew would not be the same"
         )
     return read(folder)
 

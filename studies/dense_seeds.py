@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from objectives import all_metrics
-from search import preparation
+from search import keys, preparation
 from search.bert.checkpoint import load_dense
 from search.bert.encoding import Encoded
 from search.bert.training import score
@@ -32,7 +32,7 @@ def dense_figures(again: Reopened, held_out: Encoded, seeds: int, on_stage: OnSt
         on_stage: Told what is being done.
     """
     prepared, definition = again.prepared, again.study.definition
-    hashes = preparation.wanted(definition, prepared.content)
+    hashes = keys.wanted(definition, prepared.content)
 
     def figure(model: Any) -> float:
         logits = score(model, held_out, pad_id=prepared.pad_id, batch_size=preparation.SCORING_BATCH, precision="fp32")

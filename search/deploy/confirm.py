@@ -26,9 +26,10 @@ from search.artifacts import Artifacts, OnWait, digest
 from search.bert.encoding import Encoded
 from search.definition import METRICS, RecoverySettings
 from search.deploy.rebuild import origin, rebuild, settings_of
+from search.keys import wanted
 from search.pipeline import conditions_of, cut_to, failures_told, is_wanted, logits_on
 from search.plan import Plan
-from search.preparation import OnStage, Prepared, wanted
+from search.preparation import OnStage, Prepared
 from search.records import Confirmation, Record, StudyRecord
 
 KIND = "confirmation"

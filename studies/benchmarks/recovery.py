@@ -49,6 +49,7 @@ from search import (
     Task,
     TeacherSettings,
     candidates,
+    keys,
     supernets,
 )
 from search.artifacts import Artifacts, digest
@@ -186,8 +187,8 @@ class Kitchen:
     def supernet_seconds(self, cells: list[Cell]) -> float | None:
         """Mean seconds of training a super-network of these cells; None where they have none."""
         used = {(cell.importance, cell.seed) for cell in cells if cell.recovery == SLICE}
-        hashes = [digest(supernets.key(self._study(seed), self._determined(method, seed))) for method, seed in used]
-        costs = [self._artifacts.cost(supernets.KIND, hash_) for hash_ in hashes]
+        hashes = [digest(keys.supernet_key(self._study(seed), self._determined(method, seed))) for method, seed in used]
+        costs = [self._artifacts.cost(keys.SUPERNET, hash_) for hash_ in hashes]
         return round(statistics.mean(cost.seconds for cost in costs if cost is not None), 1) if costs else None
 
     def _study(self, seed: int) -> Definition:

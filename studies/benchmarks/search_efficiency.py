@@ -62,8 +62,9 @@ from search.bert.training import score
 from search.engine import storage
 from search.engine import study as studies
 from search.engine.worker import work
+from search.keys import wanted
 from search.plan import Plan, encoder_parameters
-from search.preparation import SCORING_BATCH, Prepared, prepare, wanted
+from search.preparation import SCORING_BATCH, Prepared, prepare
 from search.records import Evaluation, ObjectiveInfo, Record
 
 ROOT = Path(__file__).parents[2]

@@ -30,8 +30,9 @@ from search.bert.choose import choose
 from search.bert.recovery import recover
 from search.bert.splitting import load_splits
 from search.bert.surgery import cut
+from search.keys import wanted
 from search.pipeline import evaluate
-from search.preparation import Prepared, prepare, wanted
+from search.preparation import Prepared, prepare
 
 HABITS: dict[str, dict[str, Any]] = {
     "ours": {},

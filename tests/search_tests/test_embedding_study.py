@@ -37,9 +37,10 @@ from search.engine import attributes, storage, study
 from search.engine.claims import made_by_others, with_plan
 from search.engine.copy import copy
 from search.engine.worker import work
+from search.keys import wanted
 from search.pipeline import evaluate
 from search.plan import Plan, total_parameters
-from search.preparation import Prepared, prepare, wanted
+from search.preparation import Prepared, prepare
 
 ROOT = Path(__file__).parents[2]
 RANKED = DEFINITION.model_copy(

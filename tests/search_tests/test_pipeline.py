@@ -12,7 +12,7 @@ from sklearn.metrics import matthews_corrcoef
 
 import search.pipeline as pipeline
 from objectives import Measurement, MeasurementUnavailable, Subject
-from search import preparation
+from search import keys
 from search.answers import unpacked
 from search.artifacts import Artifacts, digest
 from search.bert.block_importance import block_importance
@@ -109,7 +109,7 @@ def test_importance_is_made_again_where_its_rows_are_others_even_if_the_teacher_
     settings = ImportanceSettings()
     definition = Definition(name="x", data="x", importance=settings)
     hashes = {
-        preparation.wanted(changed_definition, {**content, **other})["importance"]
+        keys.wanted(changed_definition, {**content, **other})["importance"]
         for changed_definition in (
             definition,
             definition.model_copy(update={"importance": ImportanceSettings(loss="distillation")}),
@@ -139,9 +139,9 @@ def test_a_study_that_was_prepared_before_keeps_its_scores(
     """Its content names no way to make importance: same key as then, same rows, no scores of blocks."""
     content = {name: prepared.content[name] for name in ("teacher", "rows")}
     key = {**content, "seed": 0, "method": "fisher", "rows": 32}  # as it was written then
-    assert preparation.wanted(definition, content)["importance"] == digest(key)
+    assert keys.wanted(definition, content)["importance"] == digest(key)
     for name in ("tokens", "teacher", "logits"):
-        assert preparation.wanted(definition, content)[name] == preparation.wanted(definition, prepared.content)[name]
+        assert keys.wanted(definition, content)[name] == keys.wanted(definition, prepared.content)[name]
     made = make(definition, folder, content=content)
     assert made.content == content
     first = next(training_batches(prepared.train, batch_size=32, seed=0))

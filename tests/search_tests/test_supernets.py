@@ -36,9 +36,10 @@ from search.definition import (
 )
 from search.engine import storage, study
 from search.errors import UserError
+from search.keys import wanted
 from search.pipeline import evaluate
 from search.plan import Plan
-from search.preparation import Prepared, prepare, wanted
+from search.preparation import Prepared, prepare
 from search.run import start
 
 HALF = Plan((2,) * 3, (64,) * 3)

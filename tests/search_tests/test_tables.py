@@ -33,9 +33,10 @@ from search.definition import (
     from_json,
 )
 from search.errors import UserError
+from search.keys import wanted
 from search.pipeline import evaluate
 from search.plan import Plan, Shape
-from search.preparation import Prepared, prepare, referred, wanted
+from search.preparation import Prepared, prepare, referred
 from search.records import ObjectiveInfo, Record, StudyRecord
 from search.space import Space
 from search.tables import asked_for, design, found, key, knots, made, random_plans

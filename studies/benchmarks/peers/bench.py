@@ -32,9 +32,10 @@ from search.bert.refit import fitting_batches
 from search.bert.surgery import cut
 from search.bert.training import score
 from search.deploy.shipped import write_tokenizer
+from search.keys import wanted
 from search.measure import measure_alone
 from search.plan import Plan
-from search.preparation import SCORING_BATCH, Prepared, held_out_rows, wanted
+from search.preparation import SCORING_BATCH, Prepared, held_out_rows
 
 
 class Bench:

@@ -1,0 +1,74 @@
+"""What a study's artifacts are determined by, and the hashes that they are found under.
+
+Nothing here computes: a command that only looks for an artifact needs neither torch nor transformers.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from search.artifacts import digest
+from search.definition import Definition
+
+SUPERNET = "supernet"
+"""Kind of the artifact that holds a super-network (`search.supernets`)."""
+
+TABLE = "table"
+"""Kind of the artifact that holds the table of measured parts (`search.tables`)."""
+
+
+def wanted(definition: Definition, content: Mapping[str, str]) -> dict[str, str]:
+    """Hash of each artifact of a study, by kind.
+
+    Args:
+        definition: The study's definition.
+        content: Hashes that the study was created with.
+    """
+    key = {"teacher": content["teacher"], "rows": content["rows"]}
+    importance = importance_key(definition, content)
+    hashes = {
+        "tokens": key["rows"],
+        "teacher": key["teacher"],
+        "logits": digest(key),
+        "importance": digest(importance),
+        **({"directions": digest(key)} if definition.space.factorises else {}),
+    }
+    if cuts_supernet(definition):
+        hashes[SUPERNET] = digest(supernet_key(definition, importance))
+    if TABLE in content:
+        hashes[TABLE] = content[TABLE]
+    return hashes
+
+
+def importance_key(definition: Definition, content: Mapping[str, str]) -> dict[str, Any]:
+    """Everything that determines a study's importance scores; teacher and rows are in it.
+
+    Args:
+        definition: The study's definition.
+        content: Hashes that the study was created with.
+    """
+    content = {name: part for name, part in content.items() if name != TABLE}  # measured later, on these scores
+    settings = definition.importance.model_dump(mode="json")
+    if "importance" not in content:  # prepared before: the key of then, in which the number of rows hides their hash
+        return {**content, "seed": definition.engine.seed, "method": settings["method"], "rows": settings["rows"]}
+    return {**content, "seed": definition.engine.seed, "settings": settings}
+
+
+def cuts_supernet(definition: Definition) -> bool:
+    """Whether trials of a study cut its super-network."""
+    return definition.recovery.start == "supernet"
+
+
+def supernet_key(definition: Definition, importance: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything that determines a study's super-network.
+
+    Args:
+        definition: The study's definition.
+        importance: Everything that determines the importance scores.
+    """
+    return {
+        "importance": dict(importance),
+        "space": definition.space.model_dump(mode="json", exclude={"precision"}),
+        "supernet": definition.supernet.model_dump(mode="json"),
+        "precision": definition.recovery.precision,
+        "seed": definition.engine.seed,
+    }
