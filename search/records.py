@@ -219,6 +219,11 @@ class StudyRecord:
         """The trial that evaluated the dense model, or None where there is none yet."""
         return next((record for record in self.complete if record.role == "dense"), None)
 
+    def confirmation_of(self, record: Record | None) -> Confirmation | None:
+        """What a trial came to when it, or the one whose record answered it, was confirmed; None where neither was."""
+        numbers = () if record is None else (record.trial, record.answered_from)
+        return next((each for each in self.confirmations if each.trial in numbers), None)
+
 
 @dataclass(frozen=True)
 class Overview:

@@ -96,8 +96,7 @@ def confirmation_of(study: "StudyRecord", trial: int) -> "Confirmation":
     """
     from search.deploy.rebuild import origin
 
-    number = origin(study, trial).trial
-    found = next((each for each in study.confirmations if each.trial == number), None)
+    found = study.confirmation_of(origin(study, trial))
     again = f"run `paretobert confirm {study.name} {trial}` first"
     if found is None:
         raise UserError(

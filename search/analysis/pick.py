@@ -231,13 +231,9 @@ def _how_sure(study: StudyRecord, record: Record) -> list[str]:
         )
         if standing.like is not None:
             ahead.append(f"It cannot be told from trial {standing.like}, which is cheaper.")
-    confirmed = [
-        f"Trained again in full: {one_line(study, each)}."
-        for each in study.confirmations
-        if each.trial in (record.trial, record.answered_from)
-    ]
-    if confirmed:
-        return [*confirmed, *ahead]
+    confirmation = study.confirmation_of(record)
+    if confirmation is not None:
+        return [f"Trained again in full: {one_line(study, confirmation)}.", *ahead]
     metric = study.definition.task.metric
     around, rows = interval(record, metric), record.quantities.get(metric, {}).get("samples")
     if metric != "accuracy" or around is None:

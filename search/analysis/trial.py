@@ -61,11 +61,9 @@ def render_trial(study: StudyRecord, record: Record) -> RenderableType:
         tables.append(_quantity_table(study, record))
     if record.state == "complete" or record.violations:
         tables.append(_constraint_lines(record))
-    tables += [
-        Group(Text("confirmed", style="bold"), render_confirmed(study, confirmation))
-        for confirmation in study.confirmations
-        if confirmation.trial in (record.trial, record.answered_from)
-    ]
+    confirmation = study.confirmation_of(record)
+    if confirmation is not None:
+        tables.append(Group(Text("confirmed", style="bold"), render_confirmed(study, confirmation)))
     if record.seconds:
         tables.append(_pairs("stage", "seconds", {stage: f"{spent:.3f}" for stage, spent in record.seconds.items()}))
     if record.conditions:

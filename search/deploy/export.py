@@ -243,7 +243,7 @@ def _about(rebuilt: Rebuilt, prepared: Prepared, confirmation: Confirmation | No
     dense_recorded = {} if dense is None else dense.quantities
     if confirmation is not None:
         recorded, conditions = _with_intervals(confirmation), confirmation.conditions
-        own = None if dense is None else next((c for c in study.confirmations if c.trial == dense.trial), None)
+        own = study.confirmation_of(dense)
         dense_recorded = {} if own is None else own.quantities
     return {
         "made_by": f"paretobert {version('paretobert')}",
