@@ -17,7 +17,7 @@ published for this architecture, of another checkpoint); `studies/evidence.py` g
 import sys
 
 import cola
-from sources import ON_A_CORE, glue, packaged, spelt_out
+from parts.sources import ON_A_CORE, glue, packaged, spelt_out
 
 from search import Definition, EngineSettings, ImportanceSettings, RecoverySettings, TeacherSettings, run
 

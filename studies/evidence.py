@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import parser, say
-from dense_seeds import dense_figures
-from folder import result_of, write
-from headline import chosen, rows, table
-from speeds import speed_ups
+from parts.dense_seeds import dense_figures
+from parts.folder import result_of, write
+from parts.headline import chosen, rows, table
+from parts.speeds import speed_ups
 
 from search import load, preparation
 from search.arguments import default_storage

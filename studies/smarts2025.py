@@ -17,8 +17,8 @@ import sys
 
 import sst2
 from benchmarks.harness import parser
-from fitting import shape_part
-from sources import glue, spelt_out
+from parts.fitting import shape_part
+from parts.sources import glue, spelt_out
 
 from search import (
     Bound,

@@ -17,7 +17,7 @@ is published for this architecture). With --teacher.learning_rate and --name it 
 import sys
 
 import sst2
-from sources import ON_A_CORE, glue, packaged, spelt_out
+from parts.sources import ON_A_CORE, glue, packaged, spelt_out
 
 from search import Definition, EngineSettings, ImportanceSettings, RecoverySettings, TeacherSettings, run
 

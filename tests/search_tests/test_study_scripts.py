@@ -81,7 +81,7 @@ def test_definitions_load_and_say_what_they_should(name: str, scripts: Any, mini
     script = scripts(name)
     for definition in (
         script.study,
-        of(script, *scripts("sources").spelt_out(["--subset"], "--subset", script.SUBSET)),
+        of(script, *scripts("parts.sources").spelt_out(["--subset"], "--subset", script.SUBSET)),
     ):
         assert Definition.model_validate_json(definition.to_json()) == definition
         assert set(definition.objective_names) == {definition.task.metric, "parameters", "latency_ms", "energy_mj"}
@@ -94,7 +94,7 @@ def test_definitions_load_and_say_what_they_should(name: str, scripts: Any, mini
 
 def test_cola_is_the_other_task_of_the_claim(scripts: Any, glue: Path) -> None:
     script = scripts("smarts2025")
-    arguments = scripts("sources").spelt_out(["--cola", "--data", str(glue / "CoLA")], "--cola", script.COLA)
+    arguments = scripts("parts.sources").spelt_out(["--cola", "--data", str(glue / "CoLA")], "--cola", script.COLA)
     mine, theirs = of(script, *arguments), scripts("cola_minilm").study
     assert mine.task == theirs.task
     assert (mine.name, mine.space, mine.constraints) == (
@@ -115,7 +115,7 @@ def test_the_ladder_of_the_claim_reaches_its_bound_from_below(scripts: Any) -> N
 def test_an_option_stands_for_fields_and_what_is_given_besides_wins(
     scripts: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    sources = scripts("sources")
+    sources = scripts("parts.sources")
     fields = {"name": "small", "no-task.phrases": None, "engine.trials": "30"}
     assert sources.spelt_out(["--name=mine"], "--subset", fields) == ["--name=mine"]
     assert sources.spelt_out(["--subset", "--name=mine"], "--subset", fields) == [
@@ -142,7 +142,7 @@ def study(
         *("--latency.batch", "2", "--latency.repeats", "3", "--latency.seconds", "0", "--latency.interval", "null"),
         *("--engine.ladder", "[0.75, 0.5, 0.15]", "--engine.tilts", "[0]"),
     ]
-    return searched(of(script, *scripts("sources").spelt_out(arguments, "--subset", script.SUBSET)), folder)
+    return searched(of(script, *scripts("parts.sources").spelt_out(arguments, "--subset", script.SUBSET)), folder)
 
 
 def gathered(
@@ -151,7 +151,7 @@ def gathered(
     """Run the evidence of a study; the JSON of its last line."""
     evidence = scripts("evidence")
     monkeypatch.setattr(sys.modules["search.run"], "quieten", lambda: None)  # it would quieten the other tests as well
-    monkeypatch.setattr(scripts("speeds"), "BATCHES", {"cpu": (1, 2), "cuda": (1, 2)})
+    monkeypatch.setattr(scripts("parts.speeds"), "BATCHES", {"cpu": (1, 2), "cuda": (1, 2)})
     file = out.with_suffix(".json")
     arguments = [*study.arguments, "--out", str(out), "--device", "cpu", "--quick", "--dense-seeds", "2"]
     monkeypatch.setattr(sys, "argv", ["evidence.py", *arguments, "--json", str(file)])
@@ -198,7 +198,7 @@ def test_a_study_ends_in_a_folder_and_goes_on_where_it_was_killed(
     mean = confirmed[(confirmed["trial"] == points[0]["trial"]) & (confirmed["quantity"] == "accuracy")]
     assert mean["confirmed"].item() == pytest.approx(points[0]["accuracy"]["mean"])
     page = (out / "README.md").read_text()
-    assert "\n".join(scripts("headline").table(result)) in page
+    assert "\n".join(scripts("parts.headline").table(result)) in page
     assert "A quick run: few seeds and steps, no evidence." in page
 
     def no_more(*_given: Any, **_named: Any) -> Any:
@@ -206,7 +206,7 @@ def test_a_study_ends_in_a_folder_and_goes_on_where_it_was_killed(
 
     for name in ("search.deploy.confirm.rebuild", "search.preparation.fine_tune"):
         monkeypatch.setattr(name, no_more)
-    monkeypatch.setattr(scripts("speeds"), "speed_up", no_more)
+    monkeypatch.setattr(scripts("parts.speeds"), "speed_up", no_more)
     again = gathered(scripts, study, tmp_path / "again", monkeypatch, capsys)
     assert again["rows"] == result["rows"]
 
@@ -216,7 +216,10 @@ def test_the_readme_has_no_headline_that_a_result_file_does_not_have(scripts: An
     section = page.split("## What a study finds\n", 1)[1].split("\n## ", 1)[0]
     tables = re.findall(r"((?:^\|.*\n)+)", section, re.MULTILINE)
     folders = re.findall(r"`(studies/results/[\w-]+)/evidence\.json`", section)
-    made = ["\n".join(scripts("headline").table(json.loads((ROOT / f / "evidence.json").read_text()))) for f in folders]
+    made = [
+        "\n".join(scripts("parts.headline").table(json.loads((ROOT / f / "evidence.json").read_text())))
+        for f in folders
+    ]
     assert tables
     assert [text.strip() for text in tables] == made
     for folder in folders:
@@ -242,13 +245,15 @@ def test_the_readme_says_of_the_claim_what_the_shape_part_printed(scripts: Any) 
         f"{one['dense_energy_mj'] / one['energy_mj']:.2f} times less energy",
     ]
     assert [text for text in said if text not in section] == []
-    assert result["claim"]["sst2_outcomes_with_accuracy_96.3_and_f1_95.2"] == dict.fromkeys(scripts("claim").F1S, 0)
-    assert (result["claim"], one["counted_parameters"]) == (scripts("fitting").claims(), plan["parameters"])
+    assert result["claim"]["sst2_outcomes_with_accuracy_96.3_and_f1_95.2"] == dict.fromkeys(
+        scripts("parts.claim").F1S, 0
+    )
+    assert (result["claim"], one["counted_parameters"]) == (scripts("parts.fitting").claims(), plan["parameters"])
 
 
 def test_no_classifier_has_the_accuracy_and_the_f1_that_were_published_for_sst2(scripts: Any, glue: Path) -> None:
     labels = Counter(pd.read_csv(glue / "SST-2" / "dev.tsv", sep="\t", quoting=3)["label"])
-    claim, fitting = scripts("claim"), scripts("fitting")
+    claim, fitting = scripts("parts.claim"), scripts("parts.fitting")
     assert (labels[1], labels[0]) == fitting.SST2_DEV == (444, 428)
     found = claim.with_accuracy_and_f1(labels[1], labels[0], accuracy=96.3, f1=95.2)
     assert found == {"positive class": [], "negative class": [], "macro": [], "weighted": []}
@@ -261,17 +266,17 @@ def test_no_classifier_has_the_accuracy_and_the_f1_that_were_published_for_sst2(
 def test_the_figures_of_an_outcome_are_those_of_scikit_learn(scripts: Any) -> None:
     from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
-    outcome = scripts("claim").Outcome(tp=7, fp=2, fn=3, tn=5)
+    outcome = scripts("parts.claim").Outcome(tp=7, fp=2, fn=3, tn=5)
     truth, said = [1] * 7 + [0] * 2 + [1] * 3 + [0] * 5, [1] * 9 + [0] * 8
     assert outcome.accuracy == pytest.approx(accuracy_score(truth, said))
     assert outcome.matthews == pytest.approx(matthews_corrcoef(truth, said))
     for name, average in (("positive class", "binary"), ("macro", "macro"), ("weighted", "weighted")):
-        assert scripts("claim").F1S[name](outcome) == pytest.approx(f1_score(truth, said, average=average))
-    assert scripts("claim").F1S["negative class"](outcome) == pytest.approx(f1_score(truth, said, pos_label=0))
+        assert scripts("parts.claim").F1S[name](outcome) == pytest.approx(f1_score(truth, said, average=average))
+    assert scripts("parts.claim").F1S["negative class"](outcome) == pytest.approx(f1_score(truth, said, pos_label=0))
 
 
 def test_what_fits_into_25_million_parameters(scripts: Any) -> None:
-    fitting = scripts("fitting")
+    fitting = scripts("parts.fitting")
     found = {each["rank"]: each for each in fitting.plans(BERT_BASE, fitting.RANKS, fitting.BUDGET)}
     assert found[None]["encoder_share"] < 0.01  # embeddings and pooler are 24.5 M
     assert found[128]["encoder_share"] > 0.2
@@ -287,7 +292,7 @@ def test_the_shape_part_counts_and_measures_a_real_model(
 ) -> None:
     from transformers import BertConfig
 
-    fitting = scripts("fitting")
+    fitting = scripts("parts.fitting")
     monkeypatch.setattr(fitting, "BATCHES", {"cpu": (1,), "cuda": (1,)})
     monkeypatch.setattr(fitting, "claims", dict)
     config = BertConfig(hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=256)

@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 from benchmarks.harness import finish, say
-from claim import outcomes, reads_as, with_accuracy_and_f1
-from speeds import BATCHES, TOKENS, devices, label, speed_up
 from transformers import BertConfig, PreTrainedModel
 
 from objectives import Conditions, Subject, built_in
+from parts.claim import outcomes, reads_as, with_accuracy_and_f1
+from parts.speeds import BATCHES, TOKENS, devices, label, speed_up
 from search.bert.checkpoint import PrunedBertForSequenceClassification
 from search.bert.surgery import Kept, cut, shape_of
 from search.plan import Plan, Shape, encoder_parameters, total_parameters, word_parameters

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from benchmarks.harness import circumstances
-from headline import table
-from speeds import TOKENS
 
+from parts.headline import table
+from parts.speeds import TOKENS
 from search import Definition
 from search.analysis.confirmed import compare, sentences
 from search.analysis.front import front

@@ -46,7 +46,7 @@ def glue(task: str) -> str:
         The folder, or the name of the data set on the hub.
     """
     named = os.environ.get(GLUE_VARIABLE)
-    beside = Path(__file__).resolve().parents[2] / "shared" / "data" / "glue"
+    beside = Path(__file__).resolve().parents[3] / "shared" / "data" / "glue"
     folder = Path(named).expanduser().absolute() if named else beside
     return str(folder / task) if named or (folder / task).is_dir() else ON_THE_HUB
 

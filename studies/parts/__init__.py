@@ -1,0 +1,1 @@
+"""What the study scripts share, a file for each thing."""
