@@ -467,7 +467,8 @@ class EngineSettings(Part):
     seed: int = Field(default=0, ge=0)
     """The study's seed; every random number comes from it."""
     ladder: tuple[Ratio, ...] = (0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125)
-    """Sizes that are tried first, after the dense model: shares of heads and of neuron blocks that are kept."""
+    """Sizes that are tried first, after the dense model: shares of heads and of neuron blocks that are kept. The
+    smallest comes first, and each further one halves the widest gap; if recovery.start is nearest, from the largest."""
     tilts: tuple[Ratio, ...] = (0.0, 0.5)
     """How each of these sizes is spread over the layers: 0 keeps the same ratio in each, 1 what one threshold of
     importance over all layers keeps, 0.5 lies half-way."""

@@ -92,7 +92,7 @@ def begin(start: Start, place: Place, limits: Limits, listener: Listener) -> boo
     if existing is not None and about is not None:
         studies.check_same(existing, definition)
     from search import preparation
-    from search.bert.ladder import kept_mass, ladder
+    from search.bert.ladder import in_order, kept_mass, ladder
     from search.records import ObjectiveInfo
 
     device = device_of(place.device)
@@ -126,7 +126,7 @@ def begin(start: Start, place: Place, limits: Limits, listener: Listener) -> boo
         ladder=ladder(
             prepared.space,
             prepared.scores,
-            sizes=definition.engine.ladder,
+            sizes=in_order(definition.engine.ladder, from_largest=definition.recovery.start == "nearest"),
             tilts=definition.engine.tilts,
             drop_blocks=definition.engine.drop_blocks,
         ),

@@ -57,6 +57,31 @@ def ladder(
     return [ratios for number, ratios in enumerate(plans) if ratios not in plans[:number]]
 
 
+def in_order(sizes: Sequence[float], *, from_largest: bool) -> list[float]:
+    """The order in which sizes are tried.
+
+    A front is wide early if the smallest size comes first and every further one halves the widest gap: whenever the
+    search is stopped, there is something at either end. Where plans are cut from finished trials, each size needs the
+    next larger one before it.
+
+    Args:
+        sizes: Shares of heads and of neuron blocks, without the dense model's 1, which is there before them.
+        from_largest: Whether to go down step by step instead.
+
+    Returns:
+        The same sizes, none twice.
+    """
+    left = sorted(set(sizes), reverse=True)
+    if from_largest or not left:
+        return left
+    tried = [1.0, left.pop()]
+    while left:
+        farthest = max(reversed(left), key=lambda size: round(min(abs(size - one) for one in tried), 9))
+        left.remove(farthest)
+        tried.append(farthest)
+    return tried[1:]
+
+
 def tilted(space: Space, scores: Scores, *, size: float, tilt: float) -> dict[str, float]:
     """One plan of the ladder.
 

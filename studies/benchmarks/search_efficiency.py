@@ -53,10 +53,19 @@ from synthetic import ARMS as SYNTHETIC_ARMS
 from synthetic import GAP, INHERITING, compare, volume
 
 from objectives import Measurement, Subject, all_metrics
-from search import Definition, EngineSettings, ImportanceSettings, RecoverySettings, Task, TeacherSettings, pipeline
+from search import (
+    Definition,
+    EngineSettings,
+    ImportanceSettings,
+    RecoverySettings,
+    SupernetSettings,
+    Task,
+    TeacherSettings,
+    pipeline,
+)
 from search.artifacts import Artifacts, digest
 from search.bert.encoding import Encoded
-from search.bert.ladder import kept_mass, ladder
+from search.bert.ladder import in_order, kept_mass, ladder
 from search.bert.splitting import load_splits
 from search.bert.training import score
 from search.engine import storage
@@ -323,7 +332,8 @@ def _of_arm(arm: str, base: Definition) -> Definition:
     if arm.endswith("surrogate"):
         engine = engine.model_copy(update={"sampler": "surrogate"})
     if arm == "supernet":
-        recovery = recovery.model_copy(update={"start": "supernet"})
+        recovery = recovery.model_copy(update={"start": "supernet", "steps": 0})
+        base = base.model_copy(update={"supernet": SupernetSettings(smallest=min(engine.ladder))})
     if arm.startswith("nearest"):
         recovery = recovery.model_copy(update={"start": "nearest"})
     return base.model_copy(update={"name": f"{base.name}-{arm}", "engine": engine, "recovery": recovery})
@@ -334,7 +344,8 @@ def _ladder(arm: str, prepared: Prepared) -> list[dict[str, float]]:
     rungs = partial(ladder, prepared.space, prepared.scores)
     engine = prepared.definition.engine
     if not arm.endswith("ladder"):
-        return rungs(sizes=engine.ladder, tilts=engine.tilts)
+        sizes_ = in_order(engine.ladder, from_largest=arm.startswith("nearest"))
+        return rungs(sizes=sizes_, tilts=engine.tilts)
     wanted_: list[dict[str, float]] = []
     for level in range(6):
         sizes = np.geomspace(0.85, 0.02, 7 * 2**level + 1)
@@ -358,11 +369,11 @@ def _tell(arm: str, points: Sequence[Point], preparation: float, budget_s: float
 
 
 def curve(points: Sequence[Point], preparation: float) -> dict[str, list[float]]:
-    """Compute, and both hypervolumes, after each trial."""
+    """Compute, and both hypervolumes, after the preparation and after each trial."""
     shares = np.array([point.share for point in points])
     selection = np.stack([2 * np.array([point.selection for point in points]) - 1, 1 - shares], axis=1)
     held_out = np.stack([2 * np.array([point.held_out for point in points]) - 1, 1 - shares], axis=1)
-    volumes: dict[str, list[float]] = {"compute_s": [], "selection": [], "held_out": []}
+    volumes = {"compute_s": [round(preparation, 2)], "selection": [0.0], "held_out": [0.0]}
     used = preparation
     for number, point in enumerate(points, start=1):
         used += point.compute_s
@@ -396,7 +407,7 @@ def summary(curves: dict[str, list[dict[str, list[float]]]]) -> dict[str, Any]:
         "gains_over_ladder": gains,
         "hypervolume": {
             arm: {
-                "trials": [len(one["held_out"]) for one in own],
+                "trials": [len(one["held_out"]) - 1 for one in own],
                 "selection": [one["selection"][-1] for one in own],
                 "held_out": final[arm],
             }

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from search.bert.importance import Scores
-from search.bert.ladder import dropped, kept_mass, ladder, tilted
+from search.bert.ladder import dropped, in_order, kept_mass, ladder, tilted
 from search.definition import EngineSettings, LayerRanges, Range, SpaceSettings
 from search.errors import UserError
 from search.plan import Shape
@@ -29,6 +29,14 @@ def falling(heads: list[float], neurons: list[float]) -> Scores:
 
 
 EARLY = falling([8.0, 4.0, 3.0, 1.0], [1.0, 1.0, 1.0, 1.0])
+
+
+def test_sizes_come_from_both_ends_or_from_the_largest() -> None:
+    sizes = (0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125)
+    assert in_order(sizes, from_largest=False) == [0.125, 0.5, 0.75, 0.25, 0.375, 0.625, 0.875]
+    assert in_order(sizes[::-1], from_largest=True) == list(sizes)
+    assert in_order((0.5, 0.25, 0.5), from_largest=False) == [0.25, 0.5]
+    assert in_order((), from_largest=False) == []
 
 
 def test_without_tilt_every_layer_keeps_the_same() -> None:
