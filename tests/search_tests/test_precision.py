@@ -29,12 +29,12 @@ from search.engine import attributes, study
 from search.engine.claims import made_by_others
 from search.engine.worker import work
 from search.errors import UserError
+from search.keys import supernet_key
 from search.pipeline import evaluate
 from search.plan import Plan
 from search.preparation import Prepared
 from search.records import Evaluation, Record
 from search.space import Space
-from search.supernets import key as supernet_key
 
 ALL = ("fp32", "bf16", "int8")
 CHOSEN = DEFINITION.model_copy(update={"space": SpaceSettings(neuron_block=16, precision=ALL)})
