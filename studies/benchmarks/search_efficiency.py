@@ -7,7 +7,7 @@
     random     random ratios, our recovery
     ladder     uniform and tilted plans at as many sizes as the compute allows, our recovery; no search
     default    the definition's defaults: its ladder, then its sampler
-    supernet   the default, each trial from its slice of a super-network (`recovery.start`)
+    supernet   the default, each trial a slice of a super-network (`recovery.start`), without further steps
     surrogate  the default's ladder, then the surrogate sampler
     nearest, nearest-surrogate, nearest-ladder     the same, each plan cut from the nearest finished trial
 
