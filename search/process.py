@@ -214,7 +214,6 @@ def check_built_in(definition: Definition) -> None:
 
 def _loop(study: Any, prepared: "Prepared", limits: Limits, counter: Counter | None, listener: Listener) -> bool:
     from search import pipeline
-    from search.engine import storage as storages
     from search.engine import study as studies
     from search.engine.worker import work
 
@@ -222,7 +221,6 @@ def _loop(study: Any, prepared: "Prepared", limits: Limits, counter: Counter | N
         listener.note(f"vocabulary: {prepared.vocabulary}")
     for name, answer in prepared.tables.items():
         listener.note(f"{name} by the table: {answer.agreement or 'not compared with direct measurements'}")
-    storages.be_patient(study, PATIENCE_S)
     listener.known(studies.read(study))
     return work(
         study,
