@@ -302,11 +302,11 @@ class SupernetSettings(Part):
 class RecoverySettings(Part):
     """How a cut model is brought back: least squares first, then a brief fine-tune."""
 
-    start: Literal["dense", "supernet", "nearest"] = "dense"
+    start: Literal["dense", "supernet", "nearest", "supernet-nearest"] = "dense"
     """What a plan is cut from: the dense model; the super-network, after which few steps or none are needed; or the
     nearest finished trial: the smallest that keeps all that the plan keeps, the dense model where there is none. Then
     training adds up along the front, each trial's weights are kept among the artifacts, and what a trial gives depends
-    on the trials that were finished when it began."""
+    on the trials that were finished when it began. supernet-nearest takes the super-network where there is none."""
     refit_rows: int = Field(default=0, ge=0)
     """Training rows for the least-squares re-fit after a cut of the dense model; 0 leaves it out. With 512 it brought
     back as much as 50 distilled steps, and nothing on top of them (studies/results/recovery.md): use it with few steps
@@ -334,6 +334,11 @@ class RecoverySettings(Part):
     """Whether the word embeddings are trained on as well: that costs time, and a brief recovery gains nothing by it."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Autocast type of training; auto takes bf16 on devices that have it, else fp32. Trials are scored in fp32."""
+
+    @property
+    def inherits(self) -> bool:
+        """Whether plans are cut from the nearest finished trial, and each trial's weights are kept for that."""
+        return self.start in ("nearest", "supernet-nearest")
 
 
 class EndingSettings(Part):

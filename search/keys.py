@@ -55,7 +55,7 @@ def importance_key(definition: Definition, content: Mapping[str, str]) -> dict[s
 
 def cuts_supernet(definition: Definition) -> bool:
     """Whether trials of a study cut its super-network."""
-    return definition.recovery.start == "supernet"
+    return definition.recovery.start in ("supernet", "supernet-nearest")
 
 
 def supernet_key(definition: Definition, importance: Mapping[str, Any]) -> dict[str, Any]:

@@ -156,7 +156,7 @@ def _evaluate(
         seconds=seconds,
         conditions=conditions_of(prepared),
         cut_from=cut_from,
-        weights=_kept(prepared, model, plan) if goes_on and recovery.start == "nearest" else None,
+        weights=_kept(prepared, model, plan) if goes_on and recovery.inherits else None,
         answers=_answers(prepared, logits),
     )
 

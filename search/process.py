@@ -126,7 +126,7 @@ def begin(start: Start, place: Place, limits: Limits, listener: Listener) -> boo
         ladder=ladder(
             prepared.space,
             prepared.scores,
-            sizes=in_order(definition.engine.ladder, from_largest=definition.recovery.start == "nearest"),
+            sizes=in_order(definition.engine.ladder, from_largest=definition.recovery.inherits),
             tilts=definition.engine.tilts,
             drop_blocks=definition.engine.drop_blocks,
         ),

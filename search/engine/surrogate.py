@@ -202,8 +202,7 @@ class SurrogateSampler(BaseSampler):
         """
         closed = exact(self._space.shape, tokens=self._definition.latency.tokens)
         mass = curves(self._grid, study.user_attrs.get(attributes.MASS, {}))
-        inherits = self._definition.recovery.start == "nearest"
-        recoveries = Recoveries(self._grid, finished) if inherits else None
+        recoveries = Recoveries(self._grid, finished) if self._definition.recovery.inherits else None
 
         def model(values: dict[int, float], *, is_quality: bool, name: str) -> Response:
             own = [trial for trial in (usable if is_quality else finished) if trial.number in values]

@@ -259,7 +259,7 @@ def _run(trial: Trial, job: _Job) -> Sequence[float]:
     if job.definition.ending.rungs:
         asked_for["on_rung"] = referee
     try:
-        if job.definition.recovery.start == "nearest" and (ancestor := nearest(study, plan, space.shape)) is not None:
+        if job.definition.recovery.inherits and (ancestor := nearest(study, plan, space.shape)) is not None:
             asked_for["ancestor"] = ancestor
         evaluation = job.evaluate(
             plan,

@@ -10,6 +10,7 @@
     supernet   the default, each trial a slice of a super-network (`recovery.start`), without further steps
     surrogate  the default's ladder, then the surrogate sampler
     nearest, nearest-surrogate, nearest-ladder     the same, each plan cut from the nearest finished trial
+    supernet-nearest    nearest-surrogate, with slices of the super-network where no trial contains the plan
 
 - Compute: seconds of CPU time on a CPU (of the wall on a GPU), and the preparation that the arm needs counts: the dense
   teacher for all; tokens, logits and importance for all but plain; the super-network for supernet. The teacher is
@@ -71,7 +72,7 @@ from search.bert.training import score
 from search.engine import storage
 from search.engine import study as studies
 from search.engine.worker import work
-from search.keys import wanted
+from search.keys import cuts_supernet, wanted
 from search.plan import Plan, encoder_parameters
 from search.preparation import SCORING_BATCH, Prepared, prepare
 from search.records import Evaluation, ObjectiveInfo, Record
@@ -90,8 +91,9 @@ ARMS = (
     "nearest",
     "nearest-surrogate",
     "nearest-ladder",
+    "supernet-nearest",
 )
-OURS = ("default", "supernet", "surrogate", "nearest", "nearest-surrogate")
+OURS = ("default", "supernet", "surrogate", "nearest", "nearest-surrogate", "supernet-nearest")
 """The arms that search with our recovery, and have to beat the ladder."""
 POPULATION = 10
 HELD_OUT = "held_out_accuracy"
@@ -280,7 +282,9 @@ def run_engine(arm: str, seed: Seed, budget_s: float) -> tuple[list[Point], floa
     given = _of_arm(arm, seed.base)
     cost = seed.folder / f"{arm}-preparation.json"
     prepared, own = seed.prepared, {}
-    if arm == "supernet":
+    if cuts_supernet(given):
+        # Arms with the same super-network share it; each is charged what it took.
+        cost = seed.folder / "supernet-preparation.json"
         prepared, own = _prepared(given, seed.artifacts)
     if not cost.exists():
         # What the other arms need as well is found by now, and took next to nothing.
@@ -329,10 +333,13 @@ def _of_arm(arm: str, base: Definition) -> Definition:
     engine, recovery = base.engine, base.recovery
     if arm == "random":
         engine = engine.model_copy(update={"sampler": "random", "ladder": ()})
-    if arm.endswith("surrogate"):
+    if arm.endswith("surrogate") or arm == "supernet-nearest":
         engine = engine.model_copy(update={"sampler": "surrogate"})
     if arm == "supernet":
         recovery = recovery.model_copy(update={"start": "supernet", "steps": 0})
+    if arm == "supernet-nearest":
+        recovery = recovery.model_copy(update={"start": arm})
+    if arm.startswith("supernet"):
         base = base.model_copy(update={"supernet": SupernetSettings(smallest=min(engine.ladder))})
     if arm.startswith("nearest"):
         recovery = recovery.model_copy(update={"start": "nearest"})
@@ -344,7 +351,7 @@ def _ladder(arm: str, prepared: Prepared) -> list[dict[str, float]]:
     rungs = partial(ladder, prepared.space, prepared.scores)
     engine = prepared.definition.engine
     if not arm.endswith("ladder"):
-        sizes_ = in_order(engine.ladder, from_largest=arm.startswith("nearest"))
+        sizes_ = in_order(engine.ladder, from_largest=prepared.definition.recovery.inherits)
         return rungs(sizes=sizes_, tilts=engine.tilts)
     wanted_: list[dict[str, float]] = []
     for level in range(6):
@@ -353,11 +360,6 @@ def _ladder(arm: str, prepared: Prepared) -> list[dict[str, float]]:
             if one not in wanted_:
                 wanted_.append(one)
     return wanted_
-
-
-def is_available(arm: str) -> bool:
-    """Whether this version can run an arm."""
-    return arm != "supernet" or "start" in RecoverySettings.model_fields
 
 
 def _tell(arm: str, points: Sequence[Point], preparation: float, budget_s: float) -> None:
@@ -441,7 +443,18 @@ def draw(curves: dict[str, list[dict[str, list[float]]]], file: Path) -> None:
     """Both hypervolumes against compute: one line per arm and seed."""
     titles = {"selection": "selection split", "held_out": "held-out split"}
     figure = make_subplots(rows=1, cols=2, subplot_titles=list(titles.values()), shared_yaxes=True)
-    colours = ("#888888", "#d95f02", "#000000", "#1b9e77", "#7570b3", "#e7298a", "#1f78b4", "#e6ab02", "#a6761d")
+    colours = (
+        "#888888",
+        "#d95f02",
+        "#000000",
+        "#1b9e77",
+        "#7570b3",
+        "#e7298a",
+        "#1f78b4",
+        "#e6ab02",
+        "#a6761d",
+        "#66a61e",
+    )
     for arm, colour in zip(ARMS, colours, strict=True):
         for number, one in enumerate(curves.get(arm, [])):
             for column, split in enumerate(titles, start=1):
@@ -510,9 +523,7 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         seed = Seed.of(base, folder)
         for arm in (arm for arm in ARMS if arm in given.arms):
-            if not is_available(arm):
-                say(f"{arm}: not available in this version")
-            elif arm == "plain":
+            if arm == "plain":
                 curves.setdefault(arm, []).append(curve(run_plain(seed, plain_s), seed.cost_of(arm)))
             else:
                 curves.setdefault(arm, []).append(curve(*run_engine(arm, seed, budget_s)))
@@ -524,7 +535,6 @@ def main() -> None:
         "plain_budget_s": plain_s,
         "train_rows": base.task.train_rows,
         "steps": base.recovery.steps,
-        "not_available": [arm for arm in given.arms if not is_available(arm)],
         **summary(curves),
         "curves": curves,
     }

@@ -37,9 +37,10 @@ from search.definition import (
 from search.engine import storage, study
 from search.errors import UserError
 from search.keys import wanted
-from search.pipeline import evaluate
+from search.pipeline import cut_further, evaluate
 from search.plan import Plan
 from search.preparation import Prepared, prepare
+from search.records import Ancestor
 from search.run import start
 
 HALF = Plan((2,) * 3, (64,) * 3)
@@ -184,6 +185,27 @@ def test_trials_cut_it_and_the_dense_plan_stays_the_teachers(prepared: Prepared)
     assert dense.quantities["accuracy"]["value"] == pytest.approx(accuracy(prepared.teacher))
     assert prepared.start_of(HALF) is prepared.supernet
     assert prepared.start_of(Plan.dense(prepared.shape)) is prepared.teacher
+
+
+def test_where_no_trial_contains_a_plan_the_nearest_is_the_super_network(definition: Definition, folder: Path) -> None:
+    inheriting = with_part(definition, "recovery", start="supernet-nearest", steps=2)
+    prepared = make(inheriting, folder)
+    assert prepared.supernet is not None
+    outer = evaluate(prepared, HALF, seed=1, on_stage=ignore)
+    alone = evaluate(make(with_part(inheriting, "recovery", start="supernet"), folder), HALF, seed=1, on_stage=ignore)
+    assert outer.quantities["accuracy"] == alone.quantities["accuracy"]
+    assert outer.weights is not None
+    assert alone.weights is None
+    inner = Plan(tuple(max(0, kept - 1) for kept in HALF.heads), HALF.neurons)
+    ancestor = Ancestor(3, HALF, outer.weights)
+    further = cut_further(prepared, inner, ancestor)
+    assert further is not None
+    sliced = cut(prepared.supernet, choose(inner, prepared.scores))
+    assert {name: tensor.shape for name, tensor in further.state_dict().items()} == {
+        name: tensor.shape for name, tensor in sliced.state_dict().items()
+    }
+    assert not equal(further, sliced)  # what two steps made of the slice is in it
+    assert evaluate(prepared, inner, seed=1, on_stage=ignore, ancestor=ancestor).cut_from == 3
 
 
 def test_its_slices_are_re_fitted_and_recovered_like_others(prepared: Prepared) -> None:
