@@ -10,7 +10,8 @@
     supernet   the default, each trial a slice of a super-network (`recovery.start`), without further steps
     surrogate  the default's ladder, then the surrogate sampler
     nearest, nearest-surrogate, nearest-ladder     the same, each plan cut from the nearest finished trial
-    supernet-nearest    nearest-surrogate, with slices of the super-network where no trial contains the plan
+    supernet-nearest, supernet-nearest-ladder      nearest-surrogate and nearest-ladder, with slices of a super-network
+                                                   where no trial contains the plan
 
 - Compute: seconds of CPU time on a CPU (of the wall on a GPU), and the preparation that the arm needs counts: the dense
   teacher for all; tokens, logits and importance for all but plain; the super-network for supernet. The teacher is
@@ -47,6 +48,7 @@ import plotly.graph_objects as go
 import torch
 from harness import Clock, finish, parser, say
 from optuna.samplers import NSGAIISampler
+from plotly.colors.qualitative import Dark24
 from plotly.subplots import make_subplots
 from safetensors.torch import load_file
 from scipy.stats import t
@@ -92,6 +94,7 @@ ARMS = (
     "nearest-surrogate",
     "nearest-ladder",
     "supernet-nearest",
+    "supernet-nearest-ladder",
 )
 OURS = ("default", "supernet", "surrogate", "nearest", "nearest-surrogate", "supernet-nearest")
 """The arms that search with our recovery, and have to beat the ladder."""
@@ -337,8 +340,8 @@ def _of_arm(arm: str, base: Definition) -> Definition:
         engine = engine.model_copy(update={"sampler": "surrogate"})
     if arm == "supernet":
         recovery = recovery.model_copy(update={"start": "supernet", "steps": 0})
-    if arm == "supernet-nearest":
-        recovery = recovery.model_copy(update={"start": arm})
+    if arm.startswith("supernet-nearest"):
+        recovery = recovery.model_copy(update={"start": "supernet-nearest"})
     if arm.startswith("supernet"):
         base = base.model_copy(update={"supernet": SupernetSettings(smallest=min(engine.ladder))})
     if arm.startswith("nearest"):
@@ -443,19 +446,7 @@ def draw(curves: dict[str, list[dict[str, list[float]]]], file: Path) -> None:
     """Both hypervolumes against compute: one line per arm and seed."""
     titles = {"selection": "selection split", "held_out": "held-out split"}
     figure = make_subplots(rows=1, cols=2, subplot_titles=list(titles.values()), shared_yaxes=True)
-    colours = (
-        "#888888",
-        "#d95f02",
-        "#000000",
-        "#1b9e77",
-        "#7570b3",
-        "#e7298a",
-        "#1f78b4",
-        "#e6ab02",
-        "#a6761d",
-        "#66a61e",
-    )
-    for arm, colour in zip(ARMS, colours, strict=True):
+    for arm, colour in zip(ARMS, Dark24, strict=False):
         for number, one in enumerate(curves.get(arm, [])):
             for column, split in enumerate(titles, start=1):
                 line = go.Scatter(

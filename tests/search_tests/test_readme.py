@@ -139,7 +139,7 @@ class Reader:
         command = re.sub(r"--(seeds|points|epochs) \d+", r"--\1 1", self._meant(line.split("  #")[0].strip()))
         if command.startswith(NOT_RUN):
             return ""
-        if command == "pytest":
+        if command.startswith("pytest"):
             return f"(cd {shlex.quote(str(ROOT))} && pytest --collect-only -q tests/search_tests/test_readme.py)"
         if command.startswith("pip install"):
             options = "install --quiet --dry-run --no-deps --no-build-isolation"
