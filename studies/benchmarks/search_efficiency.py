@@ -48,7 +48,7 @@ import plotly.graph_objects as go
 import torch
 from harness import Clock, finish, parser, say
 from optuna.samplers import NSGAIISampler
-from plotly.colors.qualitative import Dark24
+from plotly.colors import qualitative
 from plotly.subplots import make_subplots
 from safetensors.torch import load_file
 from scipy.stats import t
@@ -446,7 +446,7 @@ def draw(curves: dict[str, list[dict[str, list[float]]]], file: Path) -> None:
     """Both hypervolumes against compute: one line per arm and seed."""
     titles = {"selection": "selection split", "held_out": "held-out split"}
     figure = make_subplots(rows=1, cols=2, subplot_titles=list(titles.values()), shared_yaxes=True)
-    for arm, colour in zip(ARMS, Dark24, strict=False):
+    for arm, colour in zip(ARMS, qualitative.Dark24, strict=False):
         for number, one in enumerate(curves.get(arm, [])):
             for column, split in enumerate(titles, start=1):
                 line = go.Scatter(
