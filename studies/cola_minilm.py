@@ -1,7 +1,7 @@
 """A small BERT on CoLA, from the packaged checkpoint: what `studies/evidence.py` makes its tables of.
 
     python studies/cola_minilm.py                                   all rows, 200 trials: for a GPU
-    python studies/cola_minilm.py --engine.sampler surrogate --name cola-minilm-surrogate     the other sampler
+    python studies/cola_minilm.py --engine.sampler surrogate --recovery.start supernet-nearest --name cola-minilm-best
     python studies/cola_minilm.py --subset                          what one CPU core can do: the fields are in SUBSET
     python studies/evidence.py cola-minilm --out studies/results/cola-minilm
 

@@ -1,7 +1,7 @@
 """A small BERT on SST-2, from the packaged checkpoint: what `studies/evidence.py` makes its tables of.
 
     python studies/sst2_minilm.py                                   all rows, 200 trials: for a GPU
-    python studies/sst2_minilm.py --engine.sampler surrogate --name sst2-minilm-surrogate     the other sampler
+    python studies/sst2_minilm.py --engine.sampler surrogate --recovery.start supernet-nearest --name sst2-minilm-best
     python studies/sst2_minilm.py --subset                          what one CPU core can do: the fields are in SUBSET
     python studies/evidence.py sst2-minilm --out studies/results/sst2-minilm
 
