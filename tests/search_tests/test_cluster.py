@@ -51,7 +51,7 @@ def entries(log: str, kind: str | None = None) -> list[dict[str, Any]]:
     return [entry for entry in map(json.loads, lines) if kind in (None, entry["kind"])]
 
 
-def until(condition: Callable[[], object], seconds: float = 30) -> None:
+def until(condition: Callable[[], object], seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "did not happen in time"
