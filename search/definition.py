@@ -336,6 +336,11 @@ class RecoverySettings(Part):
     """Autocast type of training; auto takes bf16 on devices that have it, else fp32. Trials are scored in fp32."""
 
     @property
+    def cuts_supernet(self) -> bool:
+        """Whether plans are cut from the super-network, at least those that no finished trial contains."""
+        return self.start in ("supernet", "supernet-nearest")
+
+    @property
     def inherits(self) -> bool:
         """Whether plans are cut from the nearest finished trial, and each trial's weights are kept for that."""
         return self.start in ("nearest", "supernet-nearest")

@@ -32,7 +32,7 @@ def wanted(definition: Definition, content: Mapping[str, str]) -> dict[str, str]
         "importance": digest(importance),
         **({"directions": digest(key)} if definition.space.factorises else {}),
     }
-    if cuts_supernet(definition):
+    if definition.recovery.cuts_supernet:
         hashes[SUPERNET] = digest(supernet_key(definition, importance))
     if TABLE in content:
         hashes[TABLE] = content[TABLE]
@@ -51,11 +51,6 @@ def importance_key(definition: Definition, content: Mapping[str, str]) -> dict[s
     if "importance" not in content:  # prepared before: the key of then, in which the number of rows hides their hash
         return {**content, "seed": definition.engine.seed, "method": settings["method"], "rows": settings["rows"]}
     return {**content, "seed": definition.engine.seed, "settings": settings}
-
-
-def cuts_supernet(definition: Definition) -> bool:
-    """Whether trials of a study cut its super-network."""
-    return definition.recovery.start in ("supernet", "supernet-nearest")
 
 
 def supernet_key(definition: Definition, importance: Mapping[str, Any]) -> dict[str, Any]:

@@ -54,7 +54,7 @@ from search.bert.vocabulary import Reduction, keep_tokens, reduction, write_toke
 from search.costs import noted
 from search.definition import Definition, LatencySettings
 from search.errors import TrialError, UserError
-from search.keys import SUPERNET, TABLE, cuts_supernet, importance_key, wanted
+from search.keys import SUPERNET, TABLE, importance_key, wanted
 from search.plan import Plan, Shape, encoder_parameters
 from search.space import Space
 from search.tables import Answer
@@ -410,7 +410,7 @@ def _made(
         scores = _importance(definition, artifacts, teacher, named, rows["train"], pad_id, on_stage)
     found = _directions(artifacts, teacher, key, rows["train"], on_stage) if definition.space.factorises else None
     supernet = None
-    if cuts_supernet(definition):
+    if definition.recovery.cuts_supernet:
         with timed(seconds, supernets.STAGE):
             supernet = supernets.made(
                 definition,

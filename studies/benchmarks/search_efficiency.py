@@ -74,7 +74,7 @@ from search.bert.training import score
 from search.engine import storage
 from search.engine import study as studies
 from search.engine.worker import work
-from search.keys import cuts_supernet, wanted
+from search.keys import wanted
 from search.plan import Plan, encoder_parameters
 from search.preparation import SCORING_BATCH, Prepared, prepare
 from search.records import Evaluation, ObjectiveInfo, Record
@@ -285,7 +285,7 @@ def run_engine(arm: str, seed: Seed, budget_s: float) -> tuple[list[Point], floa
     given = _of_arm(arm, seed.base)
     cost = seed.folder / f"{arm}-preparation.json"
     prepared, own = seed.prepared, {}
-    if cuts_supernet(given):
+    if given.recovery.cuts_supernet:
         # Arms with the same super-network share it; each is charged what it took.
         cost = seed.folder / "supernet-preparation.json"
         prepared, own = _prepared(given, seed.artifacts)

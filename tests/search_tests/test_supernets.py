@@ -191,6 +191,7 @@ def test_where_no_trial_contains_a_plan_the_nearest_is_the_super_network(definit
     inheriting = with_part(definition, "recovery", start="supernet-nearest", steps=2)
     prepared = make(inheriting, folder)
     assert prepared.supernet is not None
+    assert prepared.start_of(HALF) is prepared.supernet
     outer = evaluate(prepared, HALF, seed=1, on_stage=ignore)
     alone = evaluate(make(with_part(inheriting, "recovery", start="supernet"), folder), HALF, seed=1, on_stage=ignore)
     assert outer.quantities["accuracy"] == alone.quantities["accuracy"]
