@@ -11,7 +11,7 @@
 - Cost: seconds of one measurement, and its share of a trial with the default recovery of 300 steps.
 - Models: the packaged checkpoint, and BERT-base's shape with random weights; batch 1 and 32, 32 tokens each. --cells
   takes some of them; the file of --json is written anew after each. Figures at the top are those of the worst cell.
-- All four take more than an hour on one idle core, nearly all of it BERT-base at batch 32.
+- BERT-base at batch 32 alone takes an hour and a half on one core (a measurement: about 45 s), the others half an hour.
 """
 
 import json
@@ -144,7 +144,7 @@ def repeatability(
 ) -> dict[str, Any]:
     """The model at half, again and again, each time after the one at a quarter."""
     found: dict[str, list[float]] = defaultdict(list)
-    for _ in range(rounds):
+    for number in range(rounds):
         latency.measure(Subject(cuts[0.25]))
         start = time.perf_counter()
         measured = latency.measure(Subject(cuts[0.5]))
@@ -153,6 +153,7 @@ def repeatability(
         found["corrected"].append(measured.value)
         found["pairs"].append(measured.details["pairs"])
         found["energy"].append(energy.measure(Subject(cuts[0.5])).value)
+        say(f"  repeated {number + 1} of {rounds}: {measured.value:.2f} ms, {found['seconds'][-1]:.1f} s")
     return {
         "rounds": rounds,
         "latency_ms": round(statistics.median(found["corrected"]), 3),
@@ -181,11 +182,12 @@ def agreement(model: PrunedBertForSequenceClassification, latency: Latency, roun
         window_s = max(1.0, 6 * timer.timeit(1).median)
         ratios = []
         before = timer.blocked_autorange(min_run_time=window_s).median
-        for _ in range(rounds):
+        for number in range(rounds):
             ours = latency.measure(Subject(model)).details["absolute"] / 1000
             after = timer.blocked_autorange(min_run_time=window_s).median
             ratios.append(ours / statistics.fmean((before, after)))
             before = after
+            say(f"  against torch {number + 1} of {rounds}: {ratios[-1]:.3f}")
     return {
         "latency_agreement": round(abs(statistics.median(ratios) - 1), 5),
         "ours_over_torch": [round(ratio, 4) for ratio in ratios],
@@ -242,7 +244,7 @@ def table(
             space,
             {"latency_ms": latency},
             tables.key(definition, space.shape, energy_source="model", machine="here"),
-            on_step=lambda _name, _done, _total: None,
+            on_step=lambda _name, done, total: say(f"  table {done} of {total}"),
             on_wait=lambda _text: None,
         )["latency_ms"]
         seconds = time.perf_counter() - start

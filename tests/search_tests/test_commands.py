@@ -12,6 +12,7 @@ import runpy
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
@@ -211,6 +212,11 @@ def test_the_storage_comes_from_option_or_environment(finished: Path, tmp_path: 
     url = f"sqlite:///{finished}/runs/case/study.db"
     assert command("front", "case", "--storage", url, folder=tmp_path).returncode == 0
     assert command("front", "case", folder=tmp_path, PARETOBERT_STORAGE=url).returncode == 0
+
+
+def test_the_version_is_that_of_the_installed_package(tmp_path: Path) -> None:
+    done = command("--version", folder=tmp_path)
+    assert (done.returncode, done.stdout) == (0, f"paretobert {version('paretobert')}\n"), done.stderr
 
 
 def test_doctor_says_where_the_packages_come_from(tmp_path: Path) -> None:
