@@ -51,6 +51,9 @@ LONGEST_GAP_S = 50.0
 SIGN = "sign of life"
 """System attribute of a running trial that stands for a heartbeat on storages that know none."""
 
+FIRST_BYTES = b'{"op_code":'
+"""What a journal file begins with, unless it is empty."""
+
 
 class Watch:
     """Says whose sign of life has not changed for how long, by the clock of this process alone.
@@ -129,9 +132,17 @@ class _Lock(BaseJournalFileLock):
 
 
 class Journal(_Signs, JournalStorage):
-    """A journal file with heartbeats."""
+    """A journal file with heartbeats.
+
+    Raises:
+        ValueError: If the file is no journal.
+    """
 
     def __init__(self, file: Path) -> None:
+        if file.exists():  # before anything is appended to it, or cut off
+            with file.open("rb") as opened:
+                if not FIRST_BYTES.startswith(opened.read(len(FIRST_BYTES))):
+                    raise ValueError("it is a file of another kind")
         self._watches: dict[int, Watch] = defaultdict(Watch)
         self._own: set[int] = set()
         super().__init__(JournalFileBackend(str(file), lock_obj=_Lock(file)))

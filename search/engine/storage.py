@@ -23,7 +23,7 @@ from typing import Any
 import optuna
 import sqlalchemy
 from filelock import FileLock
-from optuna.exceptions import ExperimentalWarning
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import BaseStorage, get_storage
 from optuna.study import Study
 from sqlalchemy.engine import URL, make_url
@@ -112,7 +112,7 @@ def open_storage(
             break
         except ImportError as error:
             raise UserError(_missing_driver(url, error)) from None
-        except (SQLAlchemyError, ConnectionError) as error:
+        except (SQLAlchemyError, StorageInternalError, ConnectionError) as error:
             if time.monotonic() - start + pause > patience_s:
                 raise UserError(
                     f"the storage '{shown(url)}' cannot be reached ({reason(error)}); check that it runs and that the "
@@ -122,6 +122,11 @@ def open_storage(
                 told = True
                 note(f"the storage '{shown(url)}' cannot be reached ({reason(error)}); trying again")
             time.sleep(pause)
+        except (RuntimeError, ValueError, OSError) as error:  # another Optuna's tables, another kind of file
+            raise UserError(
+                f"the storage '{shown(url)}' cannot be used ({reason(error)}); name the study's database with "
+                "--storage, or open it with the version that made it"
+            ) from None
     storage.note = note
     return storage
 

@@ -189,6 +189,39 @@ def test_a_server_that_is_not_there_is_waited_for_as_long_as_asked(monkeypatch: 
     assert "hidden-word" not in f"{failure.value}{notes}"
 
 
+@pytest.mark.parametrize(
+    "content", [b"one line", b"two\nlines\n", b'{"a": 1}\n{"a": 2}\n', b"SQLite format 3\0\xff\n\n\n"]
+)
+@pytest.mark.parametrize("create", [False, True])
+def test_a_file_of_another_kind_is_no_journal_and_stays_as_it_is(content: bytes, create: bool, tmp_path: Path) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_bytes(content)
+    with pytest.raises(
+        UserError, match=r"notes.txt' cannot be used \(it is a file of another kind\); name the study's"
+    ):
+        storage.open_storage(f"journal:///{file}", create=create, patience_s=60)
+    assert file.read_bytes() == content
+
+
+def test_a_journal_with_a_broken_line_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "study.journal"
+    create_in(storage.open_storage(f"journal:///{file}", create=True), DEFINITION)
+    whole = file.read_bytes()
+    file.write_bytes(b'{"op_code":0,"work' + whole)
+    with pytest.raises(UserError, match=r"study.journal' cannot be used \(Expecting"):
+        storage.open_storage(f"journal:///{file}", create=False)
+
+
+def test_a_database_of_another_optuna_is_refused(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/study.db"
+    storage.close(storage.open_storage(url, create=True))
+    with sqlite3.connect(tmp_path / "study.db") as connection:
+        connection.execute("UPDATE alembic_version SET version_num = 'v99.0.0'")
+    connection.close()
+    with pytest.raises(UserError, match=r"cannot be used \(The runtime optuna version .* or open it with the version"):
+        storage.open_storage(url, create=False, patience_s=60)
+
+
 def test_every_call_of_optunas_interfaces_is_passed_on(tmp_path: Path) -> None:
     opened = storage.open_storage(f"sqlite:///{tmp_path}/study.db", create=True)
     own = {name for kind in type(opened).__mro__[:2] for name in vars(kind)}
