@@ -12,10 +12,12 @@ Optuna's own loop sends the signs of life and finds the trials whose signs have 
 A Watch needs no clocks that agree: it notes when *it* last saw a sign change.
 """
 
+import io
 import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from filelock import FileLock
@@ -116,19 +118,36 @@ class _Signs(BaseHeartbeat):
 
 
 class _Lock(BaseJournalFileLock):
-    """A lock that the system releases when its holder dies; Optuna's own stays for half a minute."""
+    """The lock of who appends. The system releases it when its holder dies; Optuna's own stays for half a minute."""
 
     def __init__(self, file: Path) -> None:
+        self._file = file
         self._lock = FileLock(f"{file}.writing", poll_interval=0.005)
 
     def acquire(self) -> bool:
-        """Wait for the lock."""
+        """Wait for the lock, and take away what a write that was cut short (a full disk, say) left of its line."""
         self._lock.acquire()
+        try:
+            with suppress(FileNotFoundError):
+                _cut_to_whole_lines(self._file)
+        except BaseException:
+            self._lock.release()
+            raise
         return True
 
     def release(self) -> None:
         """Give it back."""
         self._lock.release()
+
+
+def _cut_to_whole_lines(file: Path) -> None:
+    """Cut a file behind its last newline: what is appended to half a line is lost, and then the whole file."""
+    with file.open("r+b") as opened:
+        if opened.seek(0, io.SEEK_END) == 0:
+            return
+        opened.seek(-1, io.SEEK_END)
+        if opened.read() != b"\n":
+            opened.truncate(file.read_bytes().rfind(b"\n") + 1)
 
 
 class Journal(_Signs, JournalStorage):

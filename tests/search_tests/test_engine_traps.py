@@ -10,6 +10,7 @@ from pathlib import Path
 import optuna
 import pytest
 from engine_cases import DEFINITION, SHAPE, SilentListener, begin, evaluation_of
+from filelock import FileLock
 from optuna.samplers import NSGAIISampler, RandomSampler
 from optuna.trial import TrialState
 from optuna_dashboard._serializer import serialize_frozen_trial
@@ -172,6 +173,49 @@ def test_a_waiting_trial_is_taken_by_one_worker_only(tmp_path: Path) -> None:
     )
     assert len(taken) == 30
     assert queue.get_trials(states=(TrialState.WAITING, TrialState.RUNNING)) == []
+
+
+CUT_SHORT = """
+import optuna, pathlib, resource, sys
+from search.engine.storage import open_storage
+study = optuna.load_study(study_name="kept", storage=open_storage(sys.argv[1], create=False))
+size = pathlib.Path(sys.argv[2]).stat().st_size
+resource.setrlimit(resource.RLIMIT_FSIZE, (size + 40, size + 40))
+try:
+    study.set_user_attr("half", "x" * 100)
+except OSError:
+    print("full")
+"""
+
+
+def test_a_write_that_was_cut_short_costs_a_journal_nothing_else(tmp_path: Path) -> None:
+    file = tmp_path / "study.journal"
+    url = f"journal:///{file}"
+    kept = optuna.create_study(study_name="kept", storage=storage.open_storage(url, create=True))
+    kept.set_user_attr("before", 1)
+    for name in ("first", "second"):
+        told = subprocess.run([sys.executable, "-c", CUT_SHORT, url, file], capture_output=True, text=True, check=True)
+        assert told.stdout == "full\n"
+        assert not file.read_bytes().endswith(b"\n")
+        assert "half" not in optuna.load_study(study_name="kept", storage=kept._storage).user_attrs
+        opened = optuna.load_study(study_name="kept", storage=storage.open_storage(url, create=False))
+        opened.set_user_attr(name, 1)
+        kept.set_user_attr(f"{name} of another", 1)
+    again = optuna.load_study(study_name="kept", storage=storage.open_storage(url, create=False))
+    assert again.user_attrs.keys() == {
+        "before", "first", "first of another", "second", "second of another"
+    }  # fmt: skip
+
+
+def test_a_journal_that_cannot_be_repaired_is_not_left_locked(tmp_path: Path) -> None:
+    file = tmp_path / "study.journal"
+    opened = storage.open_storage(f"journal:///{file}", create=True)
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(IsADirectoryError):
+        optuna.create_study(storage=opened)
+    with FileLock(f"{file}.writing", timeout=1):
+        pass
 
 
 def test_a_trial_is_handed_back_with_its_plan_and_clean_attributes(tmp_path: Path) -> None:
