@@ -27,7 +27,7 @@ from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import BaseStorage, get_storage
 from optuna.study import Study
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 
 from search import folders
 from search.engine.database import READING, Database
@@ -40,6 +40,9 @@ SQLITE_PATIENCE_S = 20
 
 PROXY_PORT = 13000
 """Port of `paretobert proxy`, where none is given."""
+
+TABLES_S = 30.0
+"""Seconds that an empty database is looked at again while another process makes its tables."""
 
 FORMS = "sqlite:///PATH, postgresql+psycopg://USER@HOST/NAME, journal:///PATH or grpc://HOST:PORT"
 
@@ -106,14 +109,15 @@ def open_storage(
     start, told = time.monotonic(), False
     for pause in pauses():
         try:
-            # Workers that start together must not make the tables twice.
+            # Workers that start together must not make the tables twice; on a server, who is refused looks again.
             with FileLock(f"{file}.lock") if file is not None and create else nullcontext():
                 storage = PatientStorage(_opened(parsed, file), patience_s=max(patience_s, answered_s))
             break
         except ImportError as error:
             raise UserError(_missing_driver(url, error)) from None
         except (SQLAlchemyError, StorageInternalError, ConnectionError) as error:
-            if time.monotonic() - start + pause > patience_s:
+            made_twice = isinstance(error, IntegrityError) or "already exists" in reason(error)
+            if time.monotonic() - start + pause > (max(patience_s, TABLES_S) if made_twice else patience_s):
                 raise UserError(
                     f"the storage '{shown(url)}' cannot be reached ({reason(error)}); check that it runs and that the "
                     "URL is right"

@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy
 from engine_cases import DEFINITION, SilentListener, create_in, evaluation_of
 from optuna.storages import RDBStorage
 from optuna_dashboard import get_note
 from optuna_dashboard._custom_plot_data import get_plotly_graph_objects
+from sqlalchemy.engine import make_url
 
 from search.engine import storage, study
 from search.engine.presented import Downloads, PresentedStorage
@@ -69,6 +71,41 @@ from search.engine import storage, study
 from search.engine.worker import work
 work(study.get(storage.open_storage(sys.argv[1], create=False), "shared"), evaluation_of, SilentListener())
 """
+
+
+OPENER = """
+import sys
+from search.engine import storage
+print("ready", flush=True)
+sys.stdin.readline()
+for url in sys.argv[1:]:
+    storage.close(storage.open_storage(url, create=True))
+"""
+
+
+def test_processes_that_open_an_empty_database_together_all_come_in(server: str) -> None:
+    """Each makes the tables; the server lets one of them do it, and refuses the others (Optuna's issue 4621)."""
+    names = [f"empty{number}" for number in range(3)]
+    administrator = sqlalchemy.create_engine(server, isolation_level="AUTOCOMMIT")
+    with administrator.connect() as connection:
+        for name in names:
+            connection.exec_driver_sql(f"CREATE DATABASE {name}")
+    administrator.dispose()
+    urls = [make_url(server).set(database=name).render_as_string(hide_password=False) for name in names]
+    openers = [
+        subprocess.Popen([sys.executable, "-c", OPENER, *urls], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        for _ in range(3)
+    ]
+    for opener in openers:
+        assert opener.stdout is not None
+        assert opener.stdout.readline() == b"ready\n"
+    for opener in openers:
+        assert opener.stdin is not None
+        opener.stdin.write(b"\n")
+        opener.stdin.flush()
+    for opener in openers:
+        opener.communicate()
+    assert [opener.returncode for opener in openers] == [0, 0, 0]
 
 
 def test_workers_of_several_processes_share_a_study(server: str, opening: Callable[[str], RDBStorage]) -> None:
