@@ -201,11 +201,8 @@ def prepare(
         on_stage(name, done, total)
 
     here = machine_of(definition, device)
-    if machine not in (None, here):
-        raise UserError(
-            f"the study {definition.name!r} was measured on {machine}, and this is {here}; latencies of the two do not "
-            "compare: set --devices and OMP_NUM_THREADS likewise, or choose another name (--name)"
-        )
+    if machine is not None:
+        check_machine(definition.name, machine, here)
     seconds: dict[str, float] = {}
     try:
         source = resolve(energy_source or definition.energy.source, device)
@@ -487,6 +484,24 @@ def machine_of(definition: Definition, device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type} with {definition.latency.threads or torch.get_num_threads()} threads"
+
+
+def check_machine(name: str, machine: str, here: str) -> None:
+    """Refuse to measure on another machine than the study was created with.
+
+    Args:
+        name: Name of the study.
+        machine: Device and threads that it was created with.
+        here: Device and threads of this process.
+
+    Raises:
+        UserError: If they differ.
+    """
+    if machine != here:
+        raise UserError(
+            f"the study {name!r} was measured on {machine}, and this is {here}; latencies of the two do not "
+            "compare: set --devices and OMP_NUM_THREADS likewise, or choose another name (--name)"
+        )
 
 
 def _latencies(definition: Definition) -> dict[str, LatencySettings]:

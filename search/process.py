@@ -132,11 +132,39 @@ def begin(start: Start, place: Place, limits: Limits, listener: Listener) -> boo
         ),
         mass=kept_mass(prepared.space, prepared.scores),
     )
-    # Another worker may have created it at the same moment: what it measured then counts for all.
-    prepared = preparation.referred(prepared, studies.stored(study).reference_ms)
+    # Another worker may have created it meanwhile: what it was created with then counts for all.
+    created = studies.stored(study)
+    if about is None:
+        _check_alike(prepared, created)
+    prepared = preparation.referred(prepared, created.reference_ms)
     if worker_name() is None:  # a launched worker that starts again must not take back what was raised meanwhile
         studies.set_trials(study, definition)
     return start.only_prepare or _loop(study, prepared, limits, counter, listener)
+
+
+def _check_alike(prepared: "Prepared", created: "Stored") -> None:
+    """Refuse to go on with what was prepared here for a study that another worker created meanwhile with other things.
+
+    Raises:
+        UserError: If machine, energy source or content differ.
+    """
+    from search import preparation
+
+    name = created.definition.name
+    preparation.check_machine(name, created.machine, prepared.machine)
+    if prepared.energy_source != created.energy_source:
+        raise UserError(
+            f"the study {name!r} takes its energy from {created.energy_source!r}, and this worker from "
+            f"{prepared.energy_source!r}: another worker created it meanwhile; set energy.source, or choose another "
+            "name (--name)"
+        )
+    kinds = sorted(prepared.content.keys() | created.content.keys())
+    other = [kind for kind in kinds if prepared.content.get(kind) != created.content.get(kind)]
+    if other:
+        raise UserError(
+            f"the study {name!r} was created meanwhile by another worker with other content ({', '.join(other)}); give "
+            "both the same checkpoint and data, or choose another name (--name)"
+        )
 
 
 def join(name: str, place: Place, limits: Limits, listener: Listener) -> bool:

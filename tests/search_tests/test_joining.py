@@ -8,14 +8,20 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from small_study import checkpoint_in
+from engine_cases import SilentListener
+from small_study import Searched, checkpoint_in
 
+from search import preparation
 from search.engine import storage, study
+from search.errors import UserError
+from search.limits import Limits
+from search.process import Start, begin
 from search.records import StudyRecord
 
 ROOT = Path(__file__).parents[2]
@@ -278,6 +284,31 @@ def test_two_starts_at_once_prepare_once(tiny: Path, tmp_path: Path) -> None:
     assert [r.role for r in result.records].count("dense") == 1
     plans = [r.plan for r in result.complete if r.answered_from is None]
     assert len(plans) == len(set(plans))
+
+
+@pytest.mark.parametrize(
+    ("there", "part"),
+    [
+        ({}, None),
+        ({"machine": "NVIDIA H100"}, "was measured on cpu with 1 threads, and this is NVIDIA H100; latencies of the"),
+        ({"energy_source": "nvml"}, "takes its energy from 'model', and this worker from 'nvml'"),
+        ({"content": {"rows": "other"}}, "by another worker with other content (importance, rows, teacher)"),
+    ],
+)
+def test_who_finds_the_study_created_after_preparing_is_compared_with_it(
+    there: dict[str, Any], part: str | None, small: Searched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare = preparation.prepare
+    measured_on = small.again.prepared.machine
+    monkeypatch.setattr(storage, "existing", lambda *_a, **_patience: None)  # it was not there when this one began
+    monkeypatch.setattr(preparation, "prepare", lambda *a, **k: replace(prepare(*a, **k), **there))
+    again = Start(small.again.prepared.definition, only_prepare=True)
+    if part is None:
+        assert begin(again, small.place, Limits(), SilentListener())
+    else:
+        with pytest.raises(UserError) as refusal:
+            begin(again, small.place, Limits(), SilentListener())
+        assert part.replace("cpu with 1 threads", measured_on) in str(refusal.value)
 
 
 def test_a_short_chaos(minilm: Path, movie_reviews: Path, tmp_path: Path) -> None:
