@@ -161,37 +161,45 @@ def work(
     idle = _Idle()
     in_background = housekeeping.in_background(study, listener.note, running.metered.say_so_far)
     with in_background, _interruptible(running, listener):
-        while True:
-            total, trials = asked(study), study.get_trials(deepcopy=False)
-            complete = sum(trial.state == TrialState.COMPLETE for trial in trials)
-            # What has just failed by no fault of its own is about to be queued again, and shall not lose its place.
-            begun = sum(trial.state == TrialState.RUNNING for trial in trials) + len(unsettled(trials))
-            if complete >= total:
-                return True
-            if running.draining:
-                return False
-            if limits is not None and (why := spent(limits, trials, this_worker(), prepared_j=prepared_j)) is not None:
-                listener.note(f"no further trial is begun: {why}")
-                return True
-            try:
+        try:
+            while True:
+                total, trials = asked(study), study.get_trials(deepcopy=False)
+                complete = sum(trial.state == TrialState.COMPLETE for trial in trials)
+                # What has just failed by no fault of its own is about to be queued again, and shall not lose its place.
+                begun = sum(trial.state == TrialState.RUNNING for trial in trials) + len(unsettled(trials))
+                if complete >= total:
+                    return True
+                if running.draining:
+                    return False
+                why = None if limits is None else spent(limits, trials, this_worker(), prepared_j=prepared_j)
+                if why is not None:
+                    listener.note(f"no further trial is begun: {why}")
+                    return True
                 if complete + begun >= total:
                     time.sleep(idle.pause_s())
                     continue
                 idle = _Idle()
+                if _ran(study, run_one, running, listener):
+                    _report(job, running, total, about.definition.engine.failures_in_a_row)
                 running.trial = None
-                study.optimize(run_one, n_trials=1, catch=(TrialError,))
-            except KeyboardInterrupt:
-                _give_up(study, running, listener)
-                return False
-            except (UpdateFinishedTrialError, ValueError, AssertionError) as error:
-                if running.trial is None and isinstance(error, UpdateFinishedTrialError):
-                    continue  # declared dead while it was sampled
-                if not _has_ended(study, running) or not _is_of_telling(error):
-                    raise
-                if _was_taken_away(study, running):
-                    listener.note("this worker was silent for too long; its trial was handed to another")
-                    continue
-            _report(job, running, total, about.definition.engine.failures_in_a_row)
+        except KeyboardInterrupt:
+            _give_up(study, running, listener)
+            return False
+
+
+def _ran(study: Study, run_one: Callable[[Trial], Sequence[float]], running: _Running, listener: Listener) -> bool:
+    """Run one trial; whether it was this worker's to its end."""
+    try:
+        study.optimize(run_one, n_trials=1, catch=(TrialError,))
+    except (UpdateFinishedTrialError, ValueError, AssertionError) as error:
+        if running.trial is None and isinstance(error, UpdateFinishedTrialError):
+            return False  # declared dead while it was sampled
+        if not _has_ended(study, running) or not _is_of_telling(error):
+            raise
+        if _was_taken_away(study, running):
+            listener.note("this worker was silent for too long; its trial was handed to another")
+            return False
+    return True
 
 
 def _give_way(trial: Trial, reason: str) -> None:

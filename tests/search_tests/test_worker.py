@@ -12,7 +12,7 @@ from engine_cases import DEFINITION, OBJECTIVES, SHAPE, SilentListener, begin, e
 from search.analysis.front import front
 from search.definition import Definition, LayerRanges, Range, SpaceSettings
 from search.engine import attributes, storage, study
-from search.engine.sampler import population_size
+from search.engine.sampler import PlanSampler, population_size
 from search.engine.worker import work
 from search.errors import TrialError, UserError
 from search.plan import Plan
@@ -312,26 +312,59 @@ def test_a_dense_model_that_failed_is_tried_again(tmp_path: Path) -> None:
 def test_a_trial_interrupted_while_it_is_sampled_is_handed_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from search.engine.sampler import PlanSampler
-
     opened, url = begin(tmp_path, small(trials=6))
-    stock = PlanSampler.infer_relative_search_space
+    listener = SilentListener()
+    before_trial = PlanSampler.before_trial
 
-    def interrupted(*_args: Any) -> Any:
+    def interrupted(*given: Any) -> None:
+        before_trial(*given)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(PlanSampler, "infer_relative_search_space", interrupted)
-    monkeypatch.setattr(PlanSampler, "sample_independent", interrupted)
-    for trial in opened.trials:  # leave only a trial that has to be sampled
-        opened._storage.set_trial_state_values(trial._trial_id, state=study.TrialState.FAIL)
-    monkeypatch.setattr("search.engine.worker.queue_dense", lambda *_a: None)
-    assert not work(opened, evaluation_of, SilentListener())
-    monkeypatch.setattr(PlanSampler, "infer_relative_search_space", stock)
-    monkeypatch.undo()
-    monkeypatch.setattr("search.engine.retry.SETTLE_S", 1)  # those that were failed above are handed back soon
-    monkeypatch.setattr("search.engine.housekeeping.EVERY_S", 0.5)
-    assert not [r for r in study.read(opened).records if r.state == "running"]
+    with monkeypatch.context() as patch:
+        patch.setattr(PlanSampler, "before_trial", interrupted)
+        assert not work(opened, evaluation_of, listener)
+    assert listener.notes == ["trial 0 was stopped; its plan is queued again"]
+    assert study.read(opened).records[0].state == "failed"
+    queued = opened.trials[-1]
+    assert queued.state == study.TrialState.WAITING
+    assert queued.system_attrs["fixed_params"] == opened.trials[0].system_attrs["fixed_params"]
+    assert queued.user_attrs == {attributes.ROLE: "dense", attributes.RETRY_OF: 0, attributes.ATTEMPT: 1}
     assert work(reopened(url), evaluation_of, SilentListener())
+    assert len(study.read(opened).complete) == 6
+    assert [r.role for r in study.read(opened).complete].count("dense") == 1
+
+
+def test_a_trial_interrupted_before_it_has_a_plan_is_not_left_running(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, url = begin(tmp_path, small(trials=1, ladder=()))
+    assert work(opened, evaluation_of, SilentListener())
+    study.set_trials(opened, small(trials=2, ladder=()))
+
+    def interrupted(*_given: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PlanSampler, "infer_relative_search_space", interrupted)
+        assert not work(opened, evaluation_of, SilentListener())
+    assert [r.state for r in study.read(opened).records] == ["complete", "failed"]
+    assert work(reopened(url), evaluation_of, SilentListener())
+    assert [r.role for r in study.read(opened).complete] == ["dense", "search"]
+
+
+@pytest.mark.parametrize("signals", [[signal.SIGINT, signal.SIGINT], [signal.SIGTERM]])
+def test_an_interruption_while_a_finished_trial_is_reported_ends_the_search(signals: list[int], tmp_path: Path) -> None:
+    opened, url = begin(tmp_path, DEFINITION)
+
+    class Interrupting(SilentListener):
+        def finished(self, *_given: Any) -> None:
+            for number in signals:
+                os.kill(os.getpid(), number)
+
+    assert not work(opened, evaluation_of, Interrupting())
+    assert [r.state for r in study.read(opened).records] == ["complete", *["waiting"] * 4]
+    assert work(reopened(url), evaluation_of, SilentListener())
+    assert len(study.read(opened).complete) == DEFINITION.engine.trials
 
 
 def test_an_error_of_its_own_ends_a_worker_instead_of_passing_for_a_trial_taken_away(
