@@ -20,7 +20,7 @@ from search import definition as definitions
 from search.definition import Definition
 from search.engine import attributes
 from search.engine.metering import counter_of, energy_j, lasted_s
-from search.engine.retry import ATTEMPTS
+from search.engine.retry import ATTEMPTS, unsettled
 from search.engine.sampler import population_size
 from search.errors import UserError, unknown_name
 from search.plan import Plan, Shape
@@ -251,11 +251,13 @@ def set_trials(study: Study, definition: Definition) -> None:
 
 
 def queue_dense(study: Study, space: Space) -> None:
-    """Queue the dense model again where its trial failed: without it a study has no reference."""
+    """Queue the dense model again where its trial failed and nobody will: without it a study has no reference."""
     states = (TrialState.COMPLETE, TrialState.RUNNING, TrialState.WAITING)
-    dense = [t for t in study.get_trials(deepcopy=False) if t.user_attrs.get(attributes.ROLE) == "dense"]
-    for_good = any(t.user_attrs.get(attributes.ATTEMPT, 1) >= ATTEMPTS for t in dense)  # it kills its workers
-    if not for_good and not any(trial.state in states for trial in dense):
+    trials = study.get_trials(deepcopy=False)
+    pending = {trial.number for trial in unsettled(trials)}
+    dense = [trial for trial in trials if trial.user_attrs.get(attributes.ROLE) == "dense"]
+    for_good = any(trial.user_attrs.get(attributes.ATTEMPT, 1) >= ATTEMPTS for trial in dense)  # it kills its workers
+    if not for_good and not any(trial.state in states or trial.number in pending for trial in dense):
         study.enqueue_trial(space.uniform(1.0), user_attrs={attributes.ROLE: "dense"})
 
 

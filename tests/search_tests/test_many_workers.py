@@ -291,6 +291,19 @@ def test_a_plan_that_nobody_handed_back_is_settled(tmp_path: Path, monkeypatch: 
     assert settle(opened) == []  # it failed by itself
 
 
+def test_a_dense_model_that_nobody_handed_back_takes_one_place_of_the_total(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retry, "SETTLE_S", 1)
+    monkeypatch.setattr(housekeeping, "EVERY_S", 0.5)
+    opened = create_in(storage.open_storage(f"sqlite:///{tmp_path}/study.db", create=True), small(trials=3, ladder=()))
+    opened._storage.set_trial_state_values(opened.trials[0]._trial_id, state=TrialState.FAIL)
+    assert work(opened, evaluation_of, SilentListener())
+    records = study.read(opened).records
+    assert [r.role for r in records if r.state == "complete"].count("dense") == 1
+    assert [r.role for r in records].count("dense") == 2
+
+
 def test_handing_back_twice_queues_once(tmp_path: Path) -> None:
     opened = create_in(storage.open_storage(f"sqlite:///{tmp_path}/study.db", create=True), small(ladder=()))
     opened._storage.set_trial_state_values(opened.trials[0]._trial_id, state=TrialState.FAIL)
