@@ -5,6 +5,7 @@ then cannot be set again. Here the new trial gets the parameters, its place in t
 
     running ──worker dies──► failed, no reason ──hand_back──► waiting, attempt + 1     three times, then for good
     running ──Ctrl-C twice──► failed, STOPPED  ──hand_back──► waiting, same attempt
+    running ──disk full, say──► failed, why    ──hand_back──► waiting, attempt + 1     likewise
     running ──not needed──► failed, SURPLUS    ──hand_back──► waiting, same attempt    where it was queued
 
 Whoever fails a trial may die before it has handed the plan back: `settle` finds such trials and does it.

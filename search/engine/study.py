@@ -256,7 +256,10 @@ def queue_dense(study: Study, space: Space) -> None:
     trials = study.get_trials(deepcopy=False)
     pending = {trial.number for trial in unsettled(trials)}
     dense = [trial for trial in trials if trial.user_attrs.get(attributes.ROLE) == "dense"]
-    for_good = any(trial.user_attrs.get(attributes.ATTEMPT, 1) >= ATTEMPTS for trial in dense)  # it kills its workers
+    for_good = any(  # it kills its workers
+        trial.user_attrs.get(attributes.ATTEMPT, 1) >= ATTEMPTS and attributes.FAILURE not in trial.user_attrs
+        for trial in dense
+    )
     if not for_good and not any(trial.state in states or trial.number in pending for trial in dense):
         study.enqueue_trial(space.uniform(1.0), user_attrs={attributes.ROLE: "dense"})
 

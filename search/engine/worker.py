@@ -191,6 +191,10 @@ def _ran(study: Study, run_one: Callable[[Trial], Sequence[float]], running: _Ru
     """Run one trial; whether it was this worker's to its end."""
     try:
         study.optimize(run_one, n_trials=1, catch=(TrialError,))
+    except UserError:
+        if running.trial is not None:  # what is wrong may be put right, and the plan tried again
+            hand_back(study, _stored_trial(study, running.trial))
+        raise
     except (UpdateFinishedTrialError, ValueError, AssertionError) as error:
         if running.trial is None and isinstance(error, UpdateFinishedTrialError):
             return False  # declared dead while it was sampled

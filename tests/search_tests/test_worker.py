@@ -12,6 +12,7 @@ from engine_cases import DEFINITION, OBJECTIVES, SHAPE, SilentListener, begin, e
 from search.analysis.front import front
 from search.definition import Definition, LayerRanges, Range, SpaceSettings
 from search.engine import attributes, storage, study
+from search.engine.retry import ATTEMPTS
 from search.engine.sampler import PlanSampler, population_size
 from search.engine.worker import work
 from search.errors import TrialError, UserError
@@ -124,7 +125,7 @@ def test_ten_failures_in_a_row_stop_the_search_with_the_reason(tmp_path: Path) -
 
 
 def test_an_error_of_the_input_is_no_failed_trial_to_go_on_from(tmp_path: Path) -> None:
-    opened, _url = begin(tmp_path, DEFINITION)
+    opened, url = begin(tmp_path, DEFINITION)
 
     def wrong(_plan: Plan, **_given: Any) -> Evaluation:
         raise UserError("the data are gone")
@@ -132,7 +133,39 @@ def test_an_error_of_the_input_is_no_failed_trial_to_go_on_from(tmp_path: Path) 
     with pytest.raises(UserError, match="the data are gone"):
         work(opened, wrong, SilentListener())
     assert study.read(opened).records[0].state == "failed"
-    assert len([r for r in study.read(opened).records if r.state == "waiting"]) == 4
+    assert len([r for r in study.read(opened).records if r.state == "waiting"]) == 5
+    gone = []
+
+    def gone_at_first(plan: Plan, **given: Any) -> Evaluation:
+        if len(study.read(opened).complete) == 1 and not gone:
+            gone.append(plan)
+            raise UserError("no space left")
+        return evaluation_of(plan, **given)
+
+    with pytest.raises(UserError, match="no space left"):
+        work(opened, gone_at_first, SilentListener())
+    assert work(reopened(url), gone_at_first, SilentListener())
+    result = study.read(opened)
+    assert len(result.complete) == DEFINITION.engine.trials
+    assert [r.role for r in result.complete].count("dense") == 1
+    assert [r.plan for r in result.complete].count(gone[0]) == 1
+    assert [(r.role, r.failure) for r in result.records if r.state == "failed"] == [
+        ("dense", "the data are gone"),
+        ("ladder", "no space left"),
+    ]
+
+
+def test_a_dense_model_that_only_the_input_failed_is_not_given_up(tmp_path: Path) -> None:
+    opened, _url = begin(tmp_path, small(trials=1, ladder=()))
+
+    def wrong(_plan: Plan, **_given: Any) -> Evaluation:
+        raise UserError("the data are gone")
+
+    for _ in range(ATTEMPTS + 1):
+        with pytest.raises(UserError, match="the data are gone"):
+            work(opened, wrong, SilentListener())
+    assert work(opened, evaluation_of, SilentListener())
+    assert [r.role for r in study.read(opened).complete] == ["dense"]
 
 
 def test_an_equal_plan_is_answered_from_its_record(tmp_path: Path) -> None:
