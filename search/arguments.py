@@ -21,7 +21,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from search.definition import Definition, build, explain
+from search.definition import Definition, build, explain, once
 from search.errors import UserError, unknown_name
 
 STORAGE_VARIABLE = "PARETOBERT_STORAGE"
@@ -107,12 +107,14 @@ def _take_mappings(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]
             continue
         value = value if equals else next(waiting, "")
         try:
-            mappings[name] = json.loads(value)
+            mappings[name] = json.loads(value, object_pairs_hook=once)
         except json.JSONDecodeError:
             raise UserError(
                 f"--{name} is {value!r}, which is not JSON; write an object in quotation marks, for example "
                 f"--{name} '{MAPPINGS[name]}'"
             ) from None
+        except ValueError as error:
+            raise UserError(f"--{name} is {value!r}: {error}") from None
     return rest, mappings
 
 

@@ -9,7 +9,16 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
 
 from search.errors import UserError, unknown_name
 
@@ -39,6 +48,9 @@ LATENCY = "latency_ms"
 
 IMPORTANCES = ("fisher", "taylor", "magnitude", "random")
 """Names of the importance scores."""
+
+STORED = "stored"
+"""Context of the validation of what a study holds: what was accepted once can be read for ever."""
 
 Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
 RangeT = TypeVar("RangeT", bound="Part")
@@ -226,6 +238,14 @@ class SpaceSettings(Part):
     """Number types that models are deployed in: recovered as ever, and then scored and measured so. Of several the
     search chooses one with each plan; the dense model and the ladder have the first. int8 is dynamic, on a CPU through
     ONNX Runtime (extra: onnx), which costs 5 to 20 s per trial."""
+
+    @field_validator("layers", mode="wrap")
+    @classmethod
+    def _check_layers(cls, layers: Any, check: ValidatorFunctionWrapHandler) -> dict[int, LayerRanges]:
+        checked: dict[int, LayerRanges] = check(layers)
+        if len(checked) != len(layers):
+            raise ValueError(f"layers are {list(layers)}: each may stand there once")
+        return checked
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -553,9 +573,12 @@ class Definition(Part):
         return latencies
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check(self, info: ValidationInfo) -> Self:
         if len(set(self.objective_names)) != len(self.objective_names):
             raise ValueError(f"objectives are {list(self.objective_names)}: each may stand there once")
+        if len(self.bounds) != len(self.constraints) and info.context != STORED:
+            metric = self.task.metric
+            raise ValueError(f"constraints name 'metric' and {metric!r}, which is the metric: write one of the two")
         asked = (*self.objective_names, *self.bounds)
         if "f1" in asked and len(self.task.labels) != 2:
             raise ValueError(f"f1 is asked for with {len(self.task.labels)} labels: f1 is for two, use accuracy")
@@ -630,12 +653,13 @@ MAY_CHANGE = ("engine.trials", "engine.failures_in_a_row", "measuring.exclusive"
 What these hold is compared by content when the study is prepared."""
 
 
-def build(values: dict[str, Any], *, source: str) -> Definition:
+def build(values: dict[str, Any], *, source: str, stored: bool = False) -> Definition:
     """Make a definition from nested values, with all errors at once.
 
     Args:
         values: Fields by name, nested as in the JSON text.
         source: Where the values come from, for the error message.
+        stored: Whether a study was created with them.
 
     Returns:
         The definition.
@@ -644,31 +668,47 @@ def build(values: dict[str, Any], *, source: str) -> Definition:
         UserError: If any field is unknown or out of its range; all of them are named.
     """
     try:
-        return Definition.model_validate(values)
+        return Definition.model_validate(values, context=STORED if stored else None)
     except ValidationError as error:
         raise UserError(explain(error, source=source)) from None
 
 
-def from_json(text: str, *, source: str) -> Definition:
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object from its keys and values: of equal keys Python's own would take the last, and say nothing.
+
+    Raises:
+        ValueError: If a key stands there twice.
+    """
+    keys = [key for key, _ in pairs]
+    twice = next((key for key in keys if keys.count(key) > 1), None)
+    if twice is not None:
+        raise ValueError(f"the key {twice!r} stands twice in one object; leave one of them")
+    return dict(pairs)
+
+
+def from_json(text: str, *, source: str, stored: bool = False) -> Definition:
     """Read a definition from its JSON text.
 
     Args:
         text: One JSON object.
         source: Where the text comes from, for the error message.
+        stored: Whether it is what a study was created with.
 
     Returns:
         The definition.
 
     Raises:
-        UserError: If the text is not a JSON object, or a field is unknown or out of its range.
+        UserError: If the text is not a JSON object, holds a key twice, or a field is unknown or out of its range.
     """
     try:
-        values = json.loads(text)
+        values = json.loads(text, object_pairs_hook=once)
     except json.JSONDecodeError as error:
         raise UserError(f"{source} is not JSON (line {error.lineno}: {error.msg}); write one JSON object") from None
+    except ValueError as error:
+        raise UserError(f"{source}: {error}") from None
     if not isinstance(values, dict):
         raise UserError(f"{source} holds a JSON {type(values).__name__}; a definition is one JSON object")
-    return build(values, source=source)
+    return build(values, source=source, stored=stored)
 
 
 def from_file(path: Path) -> Definition:

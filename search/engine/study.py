@@ -138,7 +138,9 @@ def stored(study: Study) -> Stored:
             f"the creation of the study {study.study_name!r} was interrupted; start it again with its script"
         )
     return Stored(
-        definition=definitions.from_json(attrs[attributes.DEFINITION], source=f"the study {study.study_name!r}"),
+        definition=definitions.from_json(
+            attrs[attributes.DEFINITION], source=f"the study {study.study_name!r}", stored=True
+        ),
         shape=Shape(**attrs[attributes.SHAPE]),
         objectives=tuple(ObjectiveInfo(**info) for info in attrs[attributes.OBJECTIVES]),
         energy_source=attrs[attributes.ENERGY_SOURCE],

@@ -50,6 +50,11 @@ def test_a_mapping_replaces_the_scripts() -> None:
     assert parsed("--task.where", "null").task.where is None
 
 
+def test_a_key_of_a_mapping_stands_there_once() -> None:
+    with pytest.raises(UserError, match=r"^--constraints is .*: the key 'macs' stands twice in one object"):
+        parsed("--constraints", '{"macs": {"at_most": 3}, "macs": {"at_most": 4}}')
+
+
 def test_options_are_not_part_of_the_definition() -> None:
     definition, options = parse(SCRIPT, ["--storage", "sqlite:///x.db", "--dry-run"], program="script.py")
     assert definition == SCRIPT

@@ -92,6 +92,11 @@ def test_all_errors_are_told_at_once_with_value_rule_and_nearest_name() -> None:
         ({"recovery": {"learning_rate": float("nan")}}, "recovery.learning_rate"),
         ({"recovery": {"refit_rows": -1}}, "recovery.refit_rows is -1"),
         ({"engine": {"trials": 0}}, "engine.trials is 0"),
+        (
+            {"constraints": {"metric": {"at_least": 0.9}, "accuracy": {"at_least": 0.5}}},
+            "constraints name 'metric' and 'accuracy', which is the metric: write one of the two",
+        ),
+        ({"space": {"layers": {"0": {}, "00": {}}}}, "layers are ['0', '00']: each may stand there once"),
         ({"space": {"layers": {"0": {"headz": {}}}}}, "unknown field 'space.layers.0.headz'"),
     ],
 )
@@ -99,6 +104,18 @@ def test_values_out_of_range_are_refused(values: dict, part: str) -> None:
     with pytest.raises(UserError, match=r"^here: ") as caught:
         build({"name": "x", "data": "d", **values}, source="here")
     assert part in str(caught.value)
+
+
+def test_a_study_that_was_created_with_two_bounds_on_its_metric_can_be_read() -> None:
+    bounds = {"metric": {"at_least": 0.9}, "accuracy": {"at_least": 0.5}}
+    text = json.dumps({"name": "x", "data": "d", "constraints": bounds})
+    assert from_json(text, source="the study", stored=True).bounds == {"accuracy": Bound(at_least=0.5)}
+
+
+def test_a_key_that_stands_twice_is_refused() -> None:
+    text = '{"name": "x", "data": "d", "engine": {"trials": 3, "trials": 4}}'
+    with pytest.raises(UserError, match=r"^here: the key 'trials' stands twice in one object; leave one of them$"):
+        from_json(text, source="here")
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '"x"'])
