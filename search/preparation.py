@@ -39,7 +39,7 @@ from search.bert.checkpoint import (
     load_dense,
     save,
 )
-from search.bert.encoding import Encoded, collate, drawn_batches, encode, load_tokenizer, training_batches
+from search.bert.encoding import Encoded, collate, drawn_batches, encode, load_tokenizer, rules_of, training_batches
 from search.bert.factorise import directions, frequencies
 from search.bert.families import family_of
 from search.bert.importance import Scores, importance
@@ -528,6 +528,12 @@ def latency_conditions(settings: LatencySettings, lengths: Tensor) -> Conditions
     )
 
 
+def _key_of_then(key: dict[str, Any], later: str, content: Mapping[str, str] | None, kind: str) -> dict[str, Any]:
+    """The key without the field that came to it later, where the study was created with that one."""
+    before = {name: value for name, value in key.items() if name != later}
+    return before if content is not None and content[kind] == digest(before) else key
+
+
 def _check_content(what: str, where: str, content: Mapping[str, str] | None, kind: str, digest_: str) -> None:
     """Refuse to go on with other content than the study was created with."""
     if content is not None and content[kind] != digest_:
@@ -600,6 +606,7 @@ def _tokens(
         "data": digest_of_files(data) if data.exists() else definition.data,
         "task": definition.task.model_dump(mode="json", exclude={"metric"}),
         "tokenizer": digest(tokenizer.get_vocab()),
+        "rules": digest(rules_of(tokenizer)),
         "seed": definition.engine.seed,
     }
     if definition.space.vocabulary != "all":
@@ -621,7 +628,9 @@ def _tokens(
             encoded = encode(rows, used, max_tokens=definition.task.max_tokens)
             save_file(encoded.to_tensors(), folder / f"{name}.safetensors")
 
-    _check_content("data", definition.data, content, "rows", digest(key))
+    key = _key_of_then(key, "rules", content, "rows")
+    what = f"tokenizer of '{definition.model}', as transformers reads it here, or the data"
+    _check_content(what, definition.data, content, "rows", digest(key))
     folder = artifacts.made("tokens", key, noted(make, artifacts.counter), on_wait=_waiting(on_stage))
     return digest(key), folder
 
@@ -679,6 +688,8 @@ def _teacher(
         }
     elif definition.space.vocabulary != "all":
         key["vocabulary"] = rows_key
+    else:
+        key["tokenizer"] = digest(rules_of(tokenizer))
 
     def make(folder: Path) -> None:
         if not settings.fine_tuned:
@@ -697,6 +708,7 @@ def _teacher(
         save(dense, folder)
         tokenizer.save_pretrained(folder)
 
+    key = _key_of_then(key, "tokenizer", content, "teacher")
     _check_content("checkpoint", definition.model, content, "teacher", digest(key))
     folder = artifacts.made("teacher", key, noted(make, artifacts.counter), on_wait=_waiting(on_stage))
     return digest(key), _moved(load(folder), device)

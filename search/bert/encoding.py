@@ -8,10 +8,12 @@
 Training and scoring go by row numbers; `collate` turns those of one batch into the tensors that a model takes.
 """
 
+import inspect
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -138,6 +140,27 @@ def load_tokenizer(model: str) -> "PreTrainedTokenizerBase":
             f"the tokenizer of model '{model}' cannot be loaded ({type(error).__name__}: "
             f"{' '.join(str(error).split())}); check the name and the connection, or give --model PATH of a folder"
         ) from error
+
+
+def rules_of(tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any]:
+    """Everything that decides which tokens a text becomes: casing, accents, splitting, merges, special tokens.
+
+    Args:
+        tokenizer: The tokenizer.
+
+    Returns:
+        What tokenizer.json says of it, without what each call decides; of a tokenizer in Python its class and settings.
+        No path of this machine is in it.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        taken = [name for name in inspect.signature(type(tokenizer).__init__).parameters if not name.endswith("_file")]
+        settings = {name: str(tokenizer.init_kwargs[name]) for name in taken if name in tokenizer.init_kwargs}
+        return {"class": type(tokenizer).__name__, "settings": settings, "truncation_side": tokenizer.truncation_side}
+    rules: dict[str, Any] = json.loads(backend.to_str())
+    for name in ("version", "padding", "truncation", "decoder"):
+        rules.pop(name, None)
+    return {**rules, "truncation_side": tokenizer.truncation_side}
 
 
 def encode(rows: Rows, tokenizer: "PreTrainedTokenizerBase", *, max_tokens: int) -> Encoded:

@@ -1,3 +1,4 @@
+import shutil
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -8,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load, save
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, BertJapaneseTokenizer
 
 from search.bert.encoding import (
     Encoded,
@@ -16,6 +17,7 @@ from search.bert.encoding import (
     drawn_batches,
     encode,
     load_tokenizer,
+    rules_of,
     scoring_batches,
     training_batches,
 )
@@ -162,6 +164,26 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
         UserError, match=r"holds no tokenizer: none of tokenizer.json, vocab.txt, vocab.json .*only config.json;"
     ):
         load_tokenizer(str(tmp_path))
+
+
+def test_rules_are_what_decides_of_tokens_and_nothing_else(minilm: Path, tmp_path: Path) -> None:
+    first, elsewhere = (load_tokenizer(str(path)) for path in (minilm, shutil.copytree(minilm, tmp_path / "copy")))
+    first(["a b", "c"], padding=True, truncation=True, max_length=3)  # which its backend remembers
+    assert rules_of(first) == rules_of(elsewhere)
+    elsewhere.truncation_side = "left"
+    assert rules_of(first) != rules_of(elsewhere)
+
+
+def test_a_tokenizer_in_python_has_the_rules_of_its_settings(tmp_path: Path) -> None:
+    (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"]))
+    (tmp_path / "two").mkdir()
+    (tmp_path / "two" / "vocab.txt").write_bytes((tmp_path / "vocab.txt").read_bytes())
+    kinds = [
+        rules_of(BertJapaneseTokenizer.from_pretrained(folder, subword_tokenizer_type=kind))
+        for folder, kind in ((tmp_path, "wordpiece"), (tmp_path / "two", "wordpiece"), (tmp_path, "character"))
+    ]
+    assert kinds[0] == kinds[1] != kinds[2]
+    assert kinds[0]["class"] == "BertJapaneseTokenizer"
 
 
 def test_a_broken_tokenizer_is_explained(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ import search.pipeline as pipeline
 from objectives import Measurement, MeasurementUnavailable, Subject
 from search import keys
 from search.answers import unpacked
-from search.artifacts import Artifacts, digest
+from search.artifacts import Artifacts, digest, digest_of_files
 from search.bert.block_importance import block_importance
-from search.bert.encoding import collate, drawn_batches, training_batches
+from search.bert.checkpoint import fingerprint
+from search.bert.encoding import collate, drawn_batches, load_tokenizer, training_batches
 from search.bert.importance import importance
 from search.definition import (
     Bound,
@@ -363,6 +365,68 @@ def test_a_fine_tuned_checkpoint_is_used_as_it_is(
     assert "teacher" not in stages
     for name, tensor in mine.teacher.state_dict().items():
         assert torch.equal(tensor, prepared.teacher.state_dict()[name])
+
+
+@pytest.fixture
+def in_capitals(definition: Definition, folder: Path, prepared: Prepared, tmp_path: Path) -> Definition:
+    """A fine-tuned teacher, and rows in which casing shows."""
+    assert prepared
+    shutil.copytree(next(path for path in folder.glob("teacher-*") if path.is_dir()), tmp_path / "uncased")
+    lines = [f"Film {number} is {('Dull', 'Fine')[number % 2]},{number % 2}" for number in range(40)]
+    (tmp_path / "rows.csv").write_text("\n".join(["text,label", *lines]))
+    fields = {
+        "model": str(tmp_path / "uncased"),
+        "data": str(tmp_path / "rows.csv"),
+        "task": Task(selection_rows=8, held_out_rows=8, max_tokens=16),
+        "teacher": TeacherSettings(fine_tuned=True),
+    }
+    return definition.model_copy(update=fields)
+
+
+def _cased(folder: Path) -> None:
+    """Correct a tokenizer: it lower-cased, and must not; the vocabulary stays."""
+    for name, change in (
+        ("tokenizer.json", lambda values: values["normalizer"].update(lowercase=False, strip_accents=False)),
+        ("tokenizer_config.json", lambda values: values.update(do_lower_case=False)),
+    ):
+        values = json.loads((folder / name).read_text())
+        change(values)
+        (folder / name).write_text(json.dumps(values))
+
+
+def test_a_tokenizer_that_was_corrected_writes_new_tokens(in_capitals: Definition, tmp_path: Path) -> None:
+    old = make(in_capitals, tmp_path / "artifacts", reference_ms={})
+    _cased(Path(in_capitals.model))
+    new = make(in_capitals, tmp_path / "artifacts", reference_ms={})
+    assert old.train.ids.tolist() != new.train.ids.tolist()
+    assert {old.content[kind] == new.content[kind] for kind in ("rows", "teacher")} == {False}
+    folders = [tmp_path / "artifacts" / f"teacher-{each.content['teacher'][:20]}" for each in (old, new)]
+    assert [load_tokenizer(str(path)).do_lower_case for path in folders] == [True, False]  # what export ships
+    with pytest.raises(UserError, match=r"the tokenizer of '.*uncased', as .*, or the data '.*' is not what the study"):
+        make(in_capitals, tmp_path / "artifacts", content=old.content)
+
+
+def test_a_study_whose_keys_hold_no_rules_goes_on_with_its_tokens(in_capitals: Definition, tmp_path: Path) -> None:
+    rows = {  # as these were written then
+        "data": digest_of_files(Path(in_capitals.data)),
+        "task": in_capitals.task.model_dump(mode="json", exclude={"metric"}),
+        "tokenizer": digest(load_tokenizer(in_capitals.model).get_vocab()),
+        "seed": 0,
+    }
+    teacher = {"model": fingerprint(in_capitals.model), "labels": ["0", "1"]}
+    content = {"rows": digest(rows), "teacher": digest(teacher), "importance": "2"}
+    made = make(in_capitals, tmp_path / "artifacts", reference_ms={}, content=content)
+    assert made.content == content
+    stages: list[str] = []
+    again = make(
+        in_capitals,
+        tmp_path / "artifacts",
+        reference_ms={},
+        content=content,
+        on_stage=lambda n, _d, _t: stages.append(n),
+    )
+    assert stages == []
+    assert torch.equal(again.train.ids, made.train.ids)
 
 
 @pytest.fixture
