@@ -54,15 +54,21 @@ def head(model: nn.Module) -> list[nn.Module]:
 def longest(model: nn.Module) -> int:
     """Tokens of the longest sequence that a model has positions for, special tokens included.
 
-    Where positions are numbered from that of the padding on (RoBERTa), the first ones are of no token.
+    Where positions are numbered from that of the padding on (RoBERTa), the first ones are of no token. Of a model whose
+    class says nothing of its parts, and which has them elsewhere than BERT, the configuration tells it.
 
     Raises:
-        TypeError: If the model has no position embeddings where its layout says.
+        TypeError: If the model has no position embeddings where its layout says, or none that the configuration tells.
     """
-    table = _part(model, layout_of(model).positions)
+    path = layout_of(model).positions
+    most = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    if _found(model, path) is None and not hasattr(model, "layout") and isinstance(most, int):
+        tables = [each for name, each in model.named_modules() if name.endswith("position_embeddings")]
+        return most - max((_of_no_token(table) for table in tables if isinstance(table, nn.Embedding)), default=0)
+    table = _part(model, path)
     if not isinstance(table, nn.Embedding):
         raise TypeError(f"the positions are a {type(table).__name__}, which has no length: only torch.nn.Embedding has")
-    return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
+    return table.num_embeddings - _of_no_token(table)
 
 
 def config(model: nn.Module) -> Any:
@@ -74,6 +80,11 @@ def config(model: nn.Module) -> Any:
     if not hasattr(model, "config"):
         raise TypeError(f"{type(model).__name__} has no 'config': give a classifier of transformers")
     return cast(Any, model).config
+
+
+def _of_no_token(positions: nn.Embedding) -> int:
+    """How many of the first positions stand for no token of a sequence."""
+    return 0 if positions.padding_idx is None else positions.padding_idx + 1
 
 
 def _found(model: nn.Module, path: str) -> nn.Module | None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from safetensors.torch import load_file
 
+from objectives import parts
 from search.artifacts import digest_of_files
 from search.bert.classifier import Classifier
 from search.bert.encoding import TOKENIZER_FILES, Encoded, encode, load_tokenizer
@@ -58,8 +59,7 @@ def rows_of_study(
         UserError: If the tokenizer is missing or the sequences are too long; or if the texts are needed, and the data
             are not here or not what they were.
     """
-    studys, config = load_tokenizer(str(folders["teacher"])), model.config
-    tokens = int(config.vocab_size)
+    studys, tokens = load_tokenizer(str(folders["teacher"])), int(model.config.vocab_size)
     own = any((model.folder / name).exists() for name in TOKENIZER_FILES)
     if not own and tokens != len(studys):
         raise UserError(
@@ -75,11 +75,11 @@ def rows_of_study(
         _check_data(definition, folders["tokens"])
         texts = getattr(load_splits(definition.data, definition.task, seed=definition.engine.seed), split)
         rows = encode(texts, tokenizer, max_tokens=definition.task.max_tokens)
-    longest = int(rows.lengths.max())
-    if longest > config.max_position_embeddings:
+    longest, most = int(rows.lengths.max()), parts.longest(model.model)
+    if longest > most:
         raise UserError(
             f"the {split.replace('_', '-')} split has sequences of {longest} tokens, and the checkpoint '{checkpoint}' "
-            f"{config.max_position_embeddings} positions; name a model with as many"
+            f"{most} positions; name a model with as many"
         )
     return ScoringRows(rows, int(tokenizer.pad_token_id))
 
@@ -97,7 +97,7 @@ def rows_of_data(model: Classifier, data: str, task: Task, split: str) -> Scorin
         UserError: If the data or the tokenizer cannot be read.
     """
     tokenizer = load_tokenizer(str(model.folder))
-    longest = min(task.max_tokens, int(model.config.max_position_embeddings))
+    longest = min(task.max_tokens, parts.longest(model.model))
     encoded = encode(load_rows(data, task, split), tokenizer, max_tokens=longest)
     return ScoringRows(encoded, int(tokenizer.pad_token_id))
 

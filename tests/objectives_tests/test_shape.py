@@ -6,8 +6,15 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from transformers import (
+    AlbertConfig,
+    AlbertForSequenceClassification,
+    XLMRobertaConfig,
+    XLMRobertaForSequenceClassification,
+)
 
-from objectives import Subject
+from objectives import Subject, parts
+from objectives.layout import BERT
 from objectives.macs import Macs
 from objectives.size import EncoderParameters, EncoderShare, Parameters
 from search.plan import Plan, Shape, encoder_macs, encoder_parameters, total_parameters
@@ -73,3 +80,25 @@ def test_sizes_below_1_are_refused() -> None:
         Macs(0)
     with pytest.raises(ValueError, match="dense_encoder_parameters is 0"):
         EncoderShare(0)
+
+
+TINY = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+
+
+@pytest.mark.parametrize(
+    ("model", "config", "tokens"),
+    [
+        (AlbertForSequenceClassification, AlbertConfig, 20),
+        (XLMRobertaForSequenceClassification, XLMRobertaConfig, 18),  # positions begin after that of the padding
+    ],
+)
+def test_a_model_of_another_kind_takes_as_many_tokens_as_its_config_says(model: Any, config: Any, tokens: int) -> None:
+    made = model(config(**TINY, max_position_embeddings=20)).eval()
+    assert parts.longest(made) == tokens
+    ids = torch.full((1, tokens), 7)
+    assert made(input_ids=ids).logits.shape == (1, 2)
+    with pytest.raises((RuntimeError, IndexError)):
+        made(input_ids=torch.cat([ids, ids], dim=1)[:, : tokens + 1])
+    made.layout = BERT  # which then says where the parts are
+    with pytest.raises(TypeError, match=r"has no 'bert\.embeddings\.position_embeddings'"):
+        parts.longest(made)

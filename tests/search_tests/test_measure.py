@@ -14,10 +14,12 @@ from safetensors.torch import load_file, save_file
 from small_study import Searched, definition_in, searched
 from test_commands import command
 from transformers import (
+    AlbertConfig,
+    AlbertForSequenceClassification,
     BertConfig,
     BertForSequenceClassification,
-    DistilBertConfig,
-    DistilBertForSequenceClassification,
+    XLMRobertaConfig,
+    XLMRobertaForSequenceClassification,
 )
 
 from objectives.energy.choose import COUNTERS
@@ -234,25 +236,45 @@ TINY = {
 }
 
 
+def albert(folder: Path, study: Searched) -> AlbertForSequenceClassification:
+    """A classifier that is of none of our families, and the study's tokenizer."""
+    model = AlbertForSequenceClassification(AlbertConfig(**{**TINY, "vocab_size": 30522}, embedding_size=8)).eval()
+    model.save_pretrained(folder)
+    with_tokenizer(folder, study)
+    return model
+
+
 def test_a_plain_transformers_folder_of_another_kind_has_what_can_be_known(
     small: Searched, cut: SimpleNamespace, tmp_path: Path
 ) -> None:
-    config = DistilBertConfig(vocab_size=30522, dim=16, n_layers=1, n_heads=2, hidden_dim=32)
-    model = DistilBertForSequenceClassification(config).eval()
-    model.save_pretrained(tmp_path / "distil")
-    with_tokenizer(tmp_path / "distil", small)
-    card = measure_in_study(str(tmp_path / "distil"), small.name, small.place)
+    model = albert(tmp_path / "albert", small)
+    card = measure_in_study(str(tmp_path / "albert"), small.name, small.place)
     assert card.quantities["parameters"]["value"] == sum(p.numel() for p in model.parameters())
     rows = small.again.prepared.selection
     tokens = [rows.ids[a:b].long()[None] for a, b in zip(rows.offsets[:-1], rows.offsets[1:], strict=True)]
     with torch.inference_mode():
         right = [int(model(ids).logits.argmax()) == label for ids, label in zip(tokens, rows.labels, strict=True)]
     assert card.quantities["accuracy"]["value"] == pytest.approx(sum(right) / len(right))
-    assert {"latency_ms", "stored_bytes", "peak_memory_bytes"} <= set(card.quantities)
-    assert {"macs", "energy_mj", "encoder_parameters"} <= set(card.unmeasured) | set(card.quantities)
+    assert {"latency_ms", "latency_ms.single", "stored_bytes", "peak_memory_bytes"} <= set(card.quantities)
+    assert set(card.unmeasured) == {"macs", "energy_mj", "encoder_parameters", "encoder_share"}
     for reason in card.unmeasured.values():
         assert "give a model built like BertForSequenceClassification" in reason
     assert cut.record.trial  # the study is the same
+
+
+def test_rows_are_cut_to_the_positions_that_tokens_have(small: Searched, tmp_path: Path) -> None:
+    model = XLMRobertaForSequenceClassification(XLMRobertaConfig(**{**TINY, "vocab_size": 30522}))
+    model.save_pretrained(tmp_path / "xlmr")  # 40 positions, of which the first two are of no token
+    with_tokenizer(tmp_path / "xlmr", small)
+    (tmp_path / "rows.csv").write_text(f"text,label\n{'a fine film ' * 20},1\na dull film,0\n")
+    given: dict[str, Any] = {"batch": 1, "tokens": "selection", "energy": "model"}
+    card = measure_alone(str(tmp_path / "xlmr"), data=str(tmp_path / "rows.csv"), labels="0,1", **given)
+    assert card.quantities["accuracy"]["samples"] == 2
+    assert card.quantities["latency_ms"]["conditions"]["mean_tokens"] == (38 + 5) / 2
+    short = XLMRobertaConfig(**{**TINY, "vocab_size": 30522, "max_position_embeddings": 32})
+    XLMRobertaForSequenceClassification(short).save_pretrained(tmp_path / "short")
+    with_tokenizer(tmp_path / "short", small)
+    refused(small, tmp_path / "short", "selection split has sequences of 32 tokens", "30 positions")
 
 
 def test_code_that_a_checkpoint_brings_is_never_run(tmp_path: Path) -> None:
