@@ -8,6 +8,7 @@
 Under a study the instruments are those of its trials, so that a model has the figures that its trial has.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
@@ -19,13 +20,15 @@ import torch
 from torch import Tensor, nn
 
 from objectives import MeasurementUnavailable, Objective, Subject, all_metrics, resolve
+from objectives.precision import FP32, UNKNOWN
 from search import keys, preparation
 from search.analysis.card import HELD_OUT, Card
 from search.artifacts import Artifacts
 from search.bert.classifier import Classifier, load_classifier, scorable
+from search.bert.precision import score_in
 from search.bert.pruned import plan_of, shape_of
-from search.bert.training import score
 from search.definition import METRICS, Definition, Task, build
+from search.deploy.shipped import ABOUT
 from search.errors import UserError
 from search.plan import Plan, Shape, encoder_parameters
 from search.process import Place, artifacts_of, device_of, prepared_again, take_threads
@@ -107,20 +110,29 @@ def measure_in_study(checkpoint: str, study: str, place: Place, *, held_out: boo
     rows = {}
     if model.is_fine_tuned:
         rows = {split: rows_of_study(split, checkpoint, model, definition, folders, listener.note) for split in splits}
+    dense, precision = result.dense, _precision(prepared, model)
     tabled = {} if _is_of(prepared.shape, model) else dict.fromkeys(prepared.tables, OTHER_SHAPE)
     card = _card(
         checkpoint,
         model,
-        {name: each for name, each in prepared.objectives.items() if name not in tabled},
+        {name: each for name, each in prepared.deployed[precision].items() if name not in tabled},
         rows,
         device,
         prepared.turns.measuring(lambda: None),
         about.energy_source,
+        precision,
     )
     own = [name for name in definition.objective_names if name not in definition.quantity_names]
     unmeasured = {**dict.fromkeys(own, "an objective of the study's own script"), **tabled, **card.unmeasured}
-    dense = {} if result.dense is None else {**_values(result.dense), **result.dense.values}
-    return replace(card, study=study, dense=dense, unmeasured=unmeasured, notes=(*listener.notes, *card.notes))
+    values = {} if dense is None else {**_values(dense), **dense.values}
+    if dense is not None and dense.precision != precision and not model.is_ours:
+        as_dense = prepared.deployed[dense.precision]
+        changed = [n for n, each in prepared.objectives.items() if each.needs_scores or as_dense[n] is not each]
+        values = {name: value for name, value in values.items() if name not in changed}
+        listener.note(
+            f"measured in {precision}, and the study's dense model in {dense.precision}: what that changes has no ratio"
+        )
+    return replace(card, study=study, dense=values, unmeasured=unmeasured, notes=(*listener.notes, *card.notes))
 
 
 def measure_alone(
@@ -196,20 +208,25 @@ def _card(
     device: torch.device,
     alone: AbstractContextManager[None],
     energy_source: str,
+    precision: str = FP32,
 ) -> Card:
     """Measure everything, as a trial does: what depends on the shape, with the device alone, then the scores."""
-    unmeasured: dict[str, str] = {}
+    unmeasured = dict.fromkeys(UNKNOWN.get(precision, ()), f"it is not known in {precision}")
     notes = [f"{NO_CLASSIFIER}: it has a new one, and no task metrics"] if not model.is_fine_tuned else []
     with _memory_told(device):
         moved = model.model.to(device)
-        stored = _measured({"stored_bytes": objectives["stored_bytes"]}, moved, unmeasured)
+        own_file = ["stored_bytes"] if precision == FP32 else []  # else what it would become
+        stored = _measured({name: objectives[name] for name in own_file}, moved, unmeasured)
+        if precision != FP32:
+            notes.append(f"measured as deployed in {precision}")
         if model.stored_as != torch.float32:
             notes.append(f"stored as {str(model.stored_as).removeprefix('torch.')}, measured from float32 weights")
             moved.float()
-        rest = {name: each for name, each in objectives.items() if not each.needs_scores and name not in stored}
+        done = (*own_file, *unmeasured)
+        rest = {name: each for name, each in objectives.items() if not each.needs_scores and name not in done}
         with alone:
             quantities = _measured(rest, moved, unmeasured) | stored
-        scores = {split: _scored(moved, each) for split, each in rows.items()}
+        scores = {split: _scored(moved, each, precision) for split, each in rows.items()}
     metrics = scores.get("selection", {})
     held_out = {name: {**each, "source": HELD_OUT} for name, each in scores.get("held_out", {}).items()}
     if not model.is_fine_tuned:
@@ -243,11 +260,10 @@ def _measured(
     return found
 
 
-def _scored(model: nn.Module, given: ScoringRows) -> dict[str, dict[str, Any]]:
+def _scored(model: nn.Module, given: ScoringRows, precision: str) -> dict[str, dict[str, Any]]:
     """The task's metrics on some rows, as a trial has them."""
-    logits: Tensor = score(
-        scorable(model), given.rows, pad_id=given.pad_id, batch_size=preparation.SCORING_BATCH, precision="fp32"
-    )
+    taken: Any = scorable(model)
+    logits = score_in(precision, taken, given.rows, pad_id=given.pad_id, batch_size=preparation.SCORING_BATCH)
     if not torch.isfinite(logits).all():
         raise UserError("the model's logits are not finite, so nothing is classified; look at how it was trained")
     return {name: metric.to_dict() for name, metric in all_metrics(logits, given.rows.labels).items()}
@@ -282,6 +298,18 @@ def _lengths(definition: Definition, lengths: Tensor | None) -> Tensor:
     if lengths is None and mixed:
         raise UserError("--tokens is selection, which takes the lengths of rows; name them with --data, or a number")
     return torch.tensor([1]) if lengths is None else lengths
+
+
+def _precision(prepared: preparation.Prepared, model: Classifier) -> str:
+    """What a trial with this model would be measured in: what an export says of it, else the study's usual one."""
+    if not model.is_ours:
+        return FP32
+    named = prepared.definition.space.precision
+    try:
+        said = json.loads((model.folder / ABOUT).read_text(encoding="utf-8"))["precision"]
+    except (OSError, ValueError, KeyError, TypeError):
+        said = None
+    return said if said in named else named[0]
 
 
 def _is_of(shape: Shape, model: Classifier) -> bool:

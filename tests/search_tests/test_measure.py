@@ -168,6 +168,49 @@ def test_half_precision_is_stored_so_and_measured_like_a_trial(
     assert "stored as float16, measured from float32 weights" in card.notes
 
 
+@pytest.fixture(scope="module")
+def deployed(tmp_path_factory: pytest.TempPathFactory, minilm: Path, movie_reviews: Path) -> Searched:
+    """A study of models that are deployed in bf16, or in int8."""
+    folder = tmp_path_factory.mktemp("deployed")
+    engine = {"trials": 1, "ladder": [], "drop_blocks": []}
+    objectives = ["metric", "parameters", "latency_ms", "energy_mj", "stored_bytes"]
+    more: dict[str, Any] = {"space": {"precision": ["bf16", "int8"]}, "objectives": objectives, "engine": engine}
+    return searched(definition_in(folder, minilm, movie_reviews, **more), folder)
+
+
+def test_a_model_is_measured_in_the_precision_that_its_trial_was(deployed: Searched, tmp_path: Path) -> None:
+    dense = deployed.again.study.dense
+    assert dense is not None
+    assert dense.precision == "bf16"
+    card = measure_in_study(str(artifact(deployed, "teacher")), deployed.name, deployed.place)
+    for name in ("accuracy", "energy_mj", "stored_bytes", "parameters"):
+        assert card.quantities[name]["value"] == dense.value(name), name
+        assert card.quantities[name]["source"] == dense.quantities[name]["source"]
+    assert card.quantities["latency_ms"]["conditions"]["dtype"] == "bfloat16"
+    assert "measured as deployed in bf16" in card.notes
+    shutil.copytree(artifact(deployed, "teacher"), tmp_path / "exported")
+    (tmp_path / "exported" / "paretobert.json").write_text(json.dumps({"precision": "int8"}))
+    int8 = measure_in_study(str(tmp_path / "exported"), deployed.name, deployed.place)
+    assert int8.quantities["stored_bytes"]["source"] == "ONNX file, dynamic int8"
+    assert int8.quantities["latency_ms"]["source"].startswith("ONNX Runtime, dynamic int8")
+    assert int8.quantities["energy_mj"]["value"] < dense.value("energy_mj")
+    assert int8.unmeasured == {"peak_memory_bytes": "it is not known in int8"}
+    (tmp_path / "exported" / "paretobert.json").write_text(json.dumps({"precision": "fp32"}))  # not of this study
+    again = measure_in_study(str(tmp_path / "exported"), deployed.name, deployed.place)
+    assert again.quantities["stored_bytes"]["value"] == dense.value("stored_bytes")
+
+
+def test_a_model_of_another_kind_has_no_ratio_to_a_dense_one_in_another_precision(
+    deployed: Searched, tmp_path: Path
+) -> None:
+    albert(tmp_path / "albert", deployed)
+    card = measure_in_study(str(tmp_path / "albert"), deployed.name, deployed.place)
+    assert card.quantities["latency_ms"]["conditions"]["dtype"] == "float32"
+    related = {name for name in card.quantities if card.ratio(name) is not None}
+    assert related == {"parameters", "latency_ms"}  # the latter to the dense model beside it, which is run in float32
+    assert "measured in fp32, and the study's dense model in bf16: what that changes has no ratio" in card.notes
+
+
 # --- what cannot be measured
 
 
