@@ -8,6 +8,7 @@ One worker, one device: workers never share a device, nor a core, so that one do
 """
 
 import os
+import platform
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -21,6 +22,9 @@ CORES_VARIABLE = "PARETOBERT_CORES"
 
 TOPOLOGY = Path("/sys/devices/system/cpu")
 """Where Linux says which logical cores share a physical one."""
+
+PROCESSOR = Path("/proc/cpuinfo")
+"""Where Linux says of which model the CPU is."""
 
 THREADS = Path("/proc/self/task")
 """Where Linux lists the threads of this process."""
@@ -138,6 +142,19 @@ def available_cores() -> tuple[int, ...]:
     if hasattr(os, "sched_getaffinity"):
         return tuple(sorted(os.sched_getaffinity(0)))
     return tuple(range(os.cpu_count() or 1))
+
+
+def processor(about: Path = PROCESSOR) -> str:
+    """Model of this machine's CPU, `AMD EPYC 7B13` say; what it is built like where nothing names the model.
+
+    Args:
+        about: Where Linux says it.
+    """
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", about.read_text(encoding="utf-8"), re.MULTILINE)
+    except OSError:
+        found = None
+    return found[1].strip() if found else platform.processor() or platform.machine()
 
 
 def together(cores: Sequence[int], topology: Path = TOPOLOGY) -> tuple[int, ...]:

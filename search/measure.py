@@ -97,7 +97,7 @@ def measure_in_study(checkpoint: str, study: str, place: Place, *, held_out: boo
     check_labels(checkpoint, model, definition.task)
     device = device_of(place.device)
     take_threads(about, device, listener)
-    here = preparation.machine_of(definition, device)
+    here = preparation.machine_of(definition, device, about.machine)
     if here != about.machine:
         raise UserError(
             f"the study {study!r} was measured on {about.machine}, and this is {here}; latencies of the two do not "

@@ -11,6 +11,7 @@ found among the artifacts.
 """
 
 import math
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -53,6 +54,7 @@ from search.bert.vocabulary import FILE as VOCABULARY
 from search.bert.vocabulary import Reduction, keep_tokens, reduction, write_tokenizer
 from search.costs import noted
 from search.definition import Definition, LatencySettings
+from search.devices import processor
 from search.errors import TrialError, UserError
 from search.keys import SUPERNET, TABLE, importance_key, wanted
 from search.plan import Plan, Shape, encoder_parameters
@@ -200,7 +202,7 @@ def prepare(
         artifacts.say(name, done, total)
         on_stage(name, done, total)
 
-    here = machine_of(definition, device)
+    here = machine_of(definition, device, machine)
     if machine is not None:
         check_machine(definition.name, machine, here)
     seconds: dict[str, float] = {}
@@ -479,11 +481,28 @@ def _fetched(
     )
 
 
-def machine_of(definition: Definition, device: torch.device) -> str:
-    """Device and threads that latencies are measured with: trials of one study compare only under the same."""
+def machine_of(definition: Definition, device: torch.device, stored: str | None = None) -> str:
+    """Device and threads that latencies are measured with: trials of one study compare only under the same.
+
+    Args:
+        definition: The study's definition.
+        device: The device.
+        stored: What the study was created with; None for a new one. Older studies say of a CPU only how many threads
+            `latency_ms` has: of this one then no more is said.
+
+    Returns:
+        A GPU's name. Of a CPU `cpu with 2 threads, AMD EPYC 7B13`: the threads of `latency_ms`, and the model; with
+        `, 4 to compute` between them where other latencies have torch's own number of threads, and that one has not.
+    """
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{device.type} with {definition.latency.threads or torch.get_num_threads()} threads"
+    given, own = definition.latency.threads, torch.get_num_threads()
+    said = f"{device.type} with {given or own} threads"
+    if device.type != "cpu" or (stored is not None and re.fullmatch(r"cpu with \d+ threads", stored)):
+        return said
+    if given is not None and any(each.threads is None for each in definition.latencies.values()):
+        said += f", {own} to compute"
+    return f"{said}, {processor()}"
 
 
 def check_machine(name: str, machine: str, here: str) -> None:

@@ -329,17 +329,18 @@ def device_of(name: str) -> "torch.device":
 
 
 def take_threads(about: "Stored", device: "torch.device", listener: Listener) -> None:
-    """Compute with as many threads as the study was measured with, where this machine has as many cores."""
+    """Compute with as many threads as the study's other workers, where this machine has as many cores."""
     import torch
 
     from search.devices import available_cores
 
-    stored = re.fullmatch(r"cpu with (\d+) threads", about.machine)
-    if device.type != "cpu" or stored is None or torch.get_num_threads() == int(stored[1]):
-        return
-    if int(stored[1]) <= len(available_cores()):
-        torch.set_num_threads(int(stored[1]))
-        listener.note(f"computing with {stored[1]} threads, as the study's other trials")
+    stored = re.match(r"cpu with (\d+) threads(?:, (\d+) to compute)?", about.machine)
+    if device.type != "cpu" or stored is None or (stored[2] is None and about.definition.latency.threads is not None):
+        return  # nothing is measured with torch's own threads, or an older study does not say how many these were
+    threads = int(stored[2] or stored[1])
+    if threads != torch.get_num_threads() and threads <= len(available_cores()):
+        torch.set_num_threads(threads)
+        listener.note(f"computing with {threads} threads, as the study's other trials")
 
 
 def _counter(device: "torch.device", limits: Limits) -> Counter | None:

@@ -1,12 +1,17 @@
 """Several latencies of one study: in its definition, on its command line, in its trials."""
 
 import json
+import platform
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from engine_cases import SilentListener
 
+from search import preparation
 from search.arguments import parse
 from search.artifacts import Artifacts
 from search.definition import (
@@ -21,10 +26,12 @@ from search.definition import (
     differences,
     from_json,
 )
+from search.devices import processor
 from search.errors import UserError
 from search.pipeline import evaluate
 from search.plan import Plan
-from search.preparation import Prepared, prepare
+from search.preparation import Prepared, machine_of, prepare
+from search.process import take_threads
 from search.run import check_objectives
 
 CPU = torch.device("cpu")
@@ -152,3 +159,63 @@ def test_a_backend_that_is_not_here_is_told_before_anything_is_made(
     with pytest.raises(UserError, match=part):
         make(definition.model_copy(update={"latencies": latencies}), Artifacts(tmp_path / "artifacts"))
     assert not (tmp_path / "artifacts").exists()
+
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def test_a_cpu_is_its_model_and_every_number_of_threads_that_a_latency_has(
+    threads: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preparation, "processor", lambda: "AMD EPYC 7B13")
+    own = Definition(name="x", data="d")
+    given = own.model_copy(update={"latency": LatencySettings(threads=2)})
+    both = given.model_copy(update={"latencies": {"single": LatencySettings(batch=1)}})
+    fixed = given.model_copy(update={"latencies": {"single": LatencySettings(batch=1, threads=1)}})
+    said = {}
+    for count in (1, 3):
+        threads(count)
+        said[count] = [machine_of(each, CPU) for each in (own, given, both, fixed)]
+        for each in (own, given, both, fixed):  # as it was written before
+            assert machine_of(each, CPU, "cpu with 9 threads") == f"cpu with {each.latency.threads or count} threads"
+            assert machine_of(each, CPU, machine_of(each, CPU)) == machine_of(each, CPU)
+    assert said[1] == [
+        "cpu with 1 threads, AMD EPYC 7B13",
+        "cpu with 2 threads, AMD EPYC 7B13",
+        "cpu with 2 threads, 1 to compute, AMD EPYC 7B13",
+        "cpu with 2 threads, AMD EPYC 7B13",
+    ]
+    assert [one == three for one, three in zip(said[1], said[3], strict=True)] == [False, True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("machine", "given", "taken"),
+    [
+        ("cpu with 2 threads, AMD EPYC", None, 2),
+        ("cpu with 2 threads, 3 to compute, AMD EPYC", 2, 3),
+        ("cpu with 2 threads, AMD EPYC", 2, 1),  # all latencies have threads of their own
+        ("cpu with 2 threads", None, 2),
+        ("cpu with 2 threads", 2, 1),  # of the latency, whatever the others compute with
+        ("cpu with 9 threads, AMD EPYC", None, 1),  # more than there are cores
+        ("NVIDIA H100", None, 1),
+    ],
+)
+def test_who_joins_computes_with_the_threads_of_the_others(
+    machine: str, given: int | None, taken: int, threads: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("search.devices.available_cores", lambda: (0, 1, 2, 3))
+    threads(1)
+    definition = Definition(name="x", data="d", latency=LatencySettings(threads=given))
+    take_threads(SimpleNamespace(machine=machine, definition=definition), CPU, SilentListener())  # type: ignore[arg-type]
+    assert torch.get_num_threads() == taken
+
+
+def test_the_model_of_a_cpu(tmp_path: Path) -> None:
+    (tmp_path / "cpuinfo").write_text("model\t\t: 1\nmodel name\t: AMD EPYC 7B13 \n\nmodel name\t: other\n")
+    assert processor(tmp_path / "cpuinfo") == "AMD EPYC 7B13"
+    (tmp_path / "arm").write_text("processor\t: 0\nBogoMIPS\t: 50.00\n")
+    assert processor(tmp_path / "arm") == processor(tmp_path / "none") == (platform.processor() or platform.machine())

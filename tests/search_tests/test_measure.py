@@ -237,7 +237,7 @@ def test_another_device_or_study_is_refused(
     refused(small, cut.folder, "is not in", "--artifacts", artifacts=str(tmp_path / "none"))
     assert not (tmp_path / "none").exists()  # nothing is made, let alone trained
     monkeypatch.setattr(preparation, "machine_of", lambda *_: "NVIDIA H100")
-    refused(small, cut.folder, "was measured on cpu with 1 threads, and this is NVIDIA H100", "without --study")
+    refused(small, cut.folder, "was measured on cpu with 1 threads, ", " and this is NVIDIA H100", "without --study")
 
 
 def empty_storage(folder: Path) -> str:

@@ -469,6 +469,8 @@ def test_a_study_goes_on_with_the_same_content_and_machine_only(tickets: Definit
     again = {"content": first.content, "machine": first.machine}
     elsewhere = tickets.model_copy(update={"data": str(moved)})
     assert make(elsewhere, tmp_path / "artifacts", **again).content == first.content
+    older = {**again, "machine": f"cpu with {torch.get_num_threads()} threads"}  # as it was written before
+    assert make(elsewhere, tmp_path / "artifacts", **older).machine == older["machine"] != first.machine
     moved.write_text(moved.read_text().replace("ticket 7,", "ticket seven,"))
     with pytest.raises(UserError, match=r"the data '.*' is not what the study was created with"):
         make(elsewhere, tmp_path / "artifacts", **again)
