@@ -37,11 +37,9 @@ def work_clock(device: torch.device) -> Callable[[], float] | None:
         device: The device that models run on.
 
     Returns:
-        Of a CPU a clock of the process's own seconds, shared out over torch's threads: on a machine that is overrun a
-        measurement then rests on as many observations as on an idle one. None for other devices.
+        Of a CPU the seconds that the calling thread has a core: on a machine that is overrun a measurement then rests
+        on as many observations as on an idle one. That thread takes part in all that torch or ONNX Runtime compute with
+        several threads, and does alone what one thread does, so the number of threads is not in it. None for other
+        devices.
     """
-    return _own_seconds if device.type == "cpu" else None
-
-
-def _own_seconds() -> float:
-    return time.process_time() / torch.get_num_threads()
+    return time.thread_time if device.type == "cpu" else None

@@ -176,6 +176,13 @@ def test_the_seconds_of_others_do_not_count() -> None:
     assert len(observed.passes) == 163  # looked at after 10, 15, 22, 33, 49, 73, 109 and 163 batches
 
 
+@pytest.fixture
+def threads_of_torch() -> Iterator[Callable[[int], None]]:
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
 def test_a_cpu_counts_its_own_seconds_and_a_board_those_of_the_wall() -> None:
     assert work_clock(torch.device("cuda")) is None
     clock = work_clock(torch.device("cpu"))
@@ -183,10 +190,32 @@ def test_a_cpu_counts_its_own_seconds_and_a_board_those_of_the_wall() -> None:
     before_s = clock()
     time.sleep(0.3)
     assert clock() - before_s < 0.1
-    end_s = time.process_time() + 0.1
+
+
+def test_what_one_of_many_threads_does_alone_counts_in_full(threads_of_torch: Callable[[int], None]) -> None:
+    clock = work_clock(torch.device("cpu"))
+    assert clock is not None
+    threads_of_torch(8)
+    before_s, end_s = clock(), time.process_time() + 0.1
     while time.process_time() < end_s:
         pass
-    assert clock() - before_s >= 0.099 / torch.get_num_threads()
+    assert clock() - before_s == pytest.approx(0.1, abs=0.03)
+
+
+@pytest.mark.parametrize("backend", ["eager", "onnxruntime"])
+def test_what_many_threads_do_counts_at_least_as_a_share(
+    backend: str, threads_of_torch: Callable[[int], None], build: Callable[..., Any]
+) -> None:
+    clock = work_clock(torch.device("cpu"))
+    assert clock is not None
+    threads_of_torch(2)
+    conditions = Conditions(batch=16, tokens=16, threads=2, warmup=1, repeats=3, backend=backend)
+    with ready(build(shape=Shape(2, 4, 32, 128, 512, 50, 16, 2, 2)), conditions) as runs:
+        runs[0]()
+        before_s, process_s = clock(), time.process_time()
+        for _ in range(50):
+            runs[0]()
+        assert clock() - before_s > 0.5 * (time.process_time() - process_s) / 2
 
 
 def covered(rounds: int, observed: Callable[[int], Sequence[float]], truth: float) -> float:
