@@ -21,7 +21,8 @@ class Counter:
 
     Args:
         source: Name of the counter, `nvml` or `rapl` say.
-        used_j: Joules that the device has used since some moment, which never fall.
+        used_j: Joules that the device has used since some moment, which never fall; None where the counter cannot be
+            read now.
 
     Example:
         >>> counter = Counter("rapl", iter([5.0, 12.0]).__next__)
@@ -32,14 +33,15 @@ class Counter:
         9.0
     """
 
-    def __init__(self, source: str, used_j: Callable[[], float]) -> None:
+    def __init__(self, source: str, used_j: Callable[[], float | None]) -> None:
         self.source = source
         self._used_j = used_j
         self._charged_j = 0.0
 
-    def open_j(self) -> float:
-        """Joules that were used and are not written down anywhere."""
-        return self._used_j() - self._charged_j
+    def open_j(self) -> float | None:
+        """Joules that were used and are not written down anywhere; None where the counter cannot be read now."""
+        used_j = self._used_j()
+        return None if used_j is None else used_j - self._charged_j
 
     def charge(self, joules: float) -> None:
         """Note that so many joules have been written down."""
@@ -77,21 +79,22 @@ def noted(make: Callable[[Path], None], counter: Counter | None = None) -> Calla
     return make_and_note
 
 
-def note(folder: Path, seconds: float, counter: Counter | None = None, *, before_j: float = 0.0) -> None:
+def note(folder: Path, seconds: float, counter: Counter | None = None, *, before_j: float | None = 0.0) -> None:
     """Note what making the thing in a folder took.
 
     Args:
         folder: Where the thing is.
         seconds: Time.
         counter: Of the maker's device; None where none can be read, or where it did not see all of the making.
-        before_j: What the counter had open (`Counter.open_j`) when the making began.
+        before_j: What the counter had open (`Counter.open_j`) when the making began; None where it could not be read.
 
     Raises:
         OSError: If it cannot be written.
     """
     values: dict[str, float | str] = {"seconds": round(seconds, 3)}
-    if counter is not None:
-        joules = counter.open_j() - before_j
+    open_j = None if counter is None else counter.open_j()
+    if counter is not None and open_j is not None and before_j is not None:
+        joules = open_j - before_j
         counter.charge(joules)
         values |= {"joules": round(joules, 3), "source": counter.source}
     (folder / FILE).write_text(json.dumps(values), encoding="utf-8")

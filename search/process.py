@@ -350,14 +350,13 @@ def _counter(device: "torch.device", limits: Limits) -> Counter | None:
 
     reasons = []
     for name in COUNTERS:
-        try:
-            meter = open_meter(name, device)
-        except MeasurementUnavailable as error:
-            reasons.append(f"{name}: {error}")
-            continue
         # A CPU's counter counts the whole socket, which the CPU workers of this machine share.
         share = 1 / int(os.environ.get(WORKERS_VARIABLE, "1")) if name == "rapl" else 1.0
-        return Counter(meter.source, _used_since_now(meter, share))
+        try:
+            meter = open_meter(name, device)
+            return Counter(meter.source, _used_since_now(meter, share))
+        except MeasurementUnavailable as error:
+            reasons.append(f"{name}: {error}")
     if limits.energy_kwh is not None:
         raise UserError(
             f"--energy-kwh is {limits.energy_kwh:g}, and no energy counter can be read on {device} "
@@ -366,6 +365,15 @@ def _counter(device: "torch.device", limits: Limits) -> Counter | None:
     return None
 
 
-def _used_since_now(meter: "Meter", share: float) -> Callable[[], float]:
+def _used_since_now(meter: "Meter", share: float) -> Callable[[], float | None]:
+    from objectives.measurement import MeasurementUnavailable
+
     first_mj = meter.read_mj()
-    return lambda: (meter.read_mj() - first_mj) / 1000 * share
+
+    def used_j() -> float | None:
+        try:
+            return (meter.read_mj() - first_mj) / 1000 * share
+        except MeasurementUnavailable:  # the bookkeeping of a trial is no reason to lose it
+            return None
+
+    return used_j

@@ -80,7 +80,7 @@ class PowerMeter:
         self._lock = threading.Lock()
         self._failure: MeasurementUnavailable | None = None
         self._spent_mj = 0.0
-        self._last_s, self._last_mw = clock(), self._power_mw()
+        self._last: tuple[float, float] | None = (clock(), self._power_mw())
         if period_s:
             own = weakref.ref(self)
             threading.Thread(target=_sample, args=(own, period_s), name="power samples", daemon=True).start()
@@ -89,23 +89,33 @@ class PowerMeter:
         """Add up to now, in millijoules.
 
         Raises:
-            MeasurementUnavailable: If NVML refuses, or refused since the last reading: the sum would have a hole.
+            MeasurementUnavailable: If NVML refuses, or refused since the last reading: the sum would have a hole. The
+                reading after that begins behind it.
         """
-        if self._failure is not None:
-            raise self._failure
         with self._lock:
-            power_mw, now_s = self._power_mw(), self._clock()
-            self._spent_mj += (power_mw + self._last_mw) / 2 * (now_s - self._last_s)
-            self._last_s, self._last_mw = now_s, power_mw
+            failure, self._failure = self._failure, None
+            self._add_up()
+            if failure is not None:
+                raise failure
             return self._spent_mj
 
     def sample(self) -> bool:
         """Add up to now; tell whether that was possible. What was not is told by the next reading."""
-        try:
-            self.read_mj()
-        except MeasurementUnavailable as failure:
-            self._failure = failure
-        return self._failure is None
+        with self._lock:
+            try:
+                self._add_up()
+            except MeasurementUnavailable as failure:
+                self._failure = failure
+                return False
+            return True
+
+    def _add_up(self) -> None:
+        """Add what was spent since the last power that is known; after a refusal begin anew with this one."""
+        last, self._last = self._last, None
+        power_mw, now_s = self._power_mw(), self._clock()
+        if last is not None:
+            self._spent_mj += (power_mw + last[1]) / 2 * (now_s - last[0])
+        self._last = now_s, power_mw
 
     def _power_mw(self) -> float:
         with _translated_errors():
@@ -113,8 +123,9 @@ class PowerMeter:
 
 
 def _sample(meter_of: "Callable[[], PowerMeter | None]", period_s: float) -> None:
-    """Have a meter take samples, until nobody uses it any more or NVML refuses."""
-    while (meter := meter_of()) is not None and meter.sample():
+    """Have a meter take samples until nobody uses it any more; a refusal passes, or the readings tell it."""
+    while (meter := meter_of()) is not None:
+        meter.sample()
         del meter
         time.sleep(period_s)
 

@@ -37,17 +37,17 @@ class Metered:
 
     @contextmanager
     def noted(self, trial: Trial) -> Iterator[None]:
-        """Note what a trial used when the block ends, however it ends."""
+        """Note what a trial used when the block ends, however it ends; no joules where they cannot be read then."""
         self._start_s, self._said_j, self._trial = self._clock(), 0.0, trial
         try:
             yield
         finally:
             self._trial = None
-            used_j = self._counter.open_j() if self._counter else 0.0
-            noted_j = self._said_j  # all that stays known where the trial was taken away
+            used_j = self._counter.open_j() if self._counter else None
+            noted_j = self._said_j  # all that stays known where the trial was taken away, or nothing can be read
             with suppress(UpdateFinishedTrialError):
                 trial.set_user_attr(attributes.LASTED_S, round(self._clock() - self._start_s, 3))
-                if self._counter is not None:
+                if self._counter is not None and used_j is not None:
                     trial.set_user_attr(attributes.COUNTER, self._counter.source)
                     trial.set_user_attr(attributes.ENERGY_J, round(used_j, 3))
                     noted_j = used_j
@@ -62,8 +62,9 @@ class Metered:
         trial, seconds = self._trial, round(self._clock() - self._start_s, 3)
         if trial is None:
             return
-        used_j = None if self._counter is None else round(self._counter.open_j(), 3)
-        source = None if self._counter is None else self._counter.source
+        open_j = None if self._counter is None else self._counter.open_j()
+        used_j = None if open_j is None else round(open_j, 3)
+        source = None if self._counter is None or used_j is None else self._counter.source
         with suppress(UpdateFinishedTrialError):
             trial.storage.set_trial_user_attr(trial._trial_id, attributes.SO_FAR, [seconds, used_j, source])
             if trial is self._trial:

@@ -168,6 +168,39 @@ def test_a_board_lost_between_two_samples_spoils_the_window(power: Power) -> Non
         meter.read_mj()
 
 
+def test_a_refusal_that_passes_is_told_once_and_the_sum_goes_on_behind_it(power: Power) -> None:
+    meter = PowerMeter("handle of board 1", clock=power.clock, period_s=0)
+    power.refusal = pynvml.NVML_ERROR_UNKNOWN
+    assert not meter.sample()
+    power.refusal, power.now_s = None, 60.0  # 10 s of which nothing is known
+    assert meter.sample()
+    power.now_s = 61.0
+    with pytest.raises(MeasurementUnavailable, match="Unknown Error"):
+        meter.read_mj()
+    power.now_s = 63.0
+    assert meter.read_mj() == 3 * 100_000.0
+    power.refusal = pynvml.NVML_ERROR_UNKNOWN
+    with pytest.raises(MeasurementUnavailable, match="Unknown Error"):
+        meter.read_mj()
+    power.refusal, power.now_s = None, 70.0
+    assert meter.read_mj() == 3 * 100_000.0
+    power.now_s = 71.0
+    assert meter.read_mj() == 4 * 100_000.0
+
+
+def test_samples_go_on_after_a_refusal(power: Power) -> None:
+    meter = PowerMeter("handle of board 1", period_s=0.001)
+    power.refusal = pynvml.NVML_ERROR_UNKNOWN
+    time.sleep(0.05)
+    power.refusal = None
+    with pytest.raises(MeasurementUnavailable, match="Unknown Error"):
+        meter.read_mj()
+    before_mj = meter.read_mj()
+    time.sleep(0.05)
+    power.power_mw = 0.0
+    assert meter.read_mj() - before_mj >= 0.9 * 100_000 * 0.05
+
+
 def test_a_board_lost_in_mid_window_is_no_measurement(
     board: Board, build: Callable[..., Any], conditions: Conditions
 ) -> None:

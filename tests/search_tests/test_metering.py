@@ -10,6 +10,7 @@ import torch
 from engine_cases import DEFINITION, SilentListener, begin, evaluation_of
 from optuna.trial import TrialState
 
+from objectives import MeasurementUnavailable
 from objectives.energy.choose import COUNTERS
 from search import costs, process
 from search.analysis.ledger import ledger
@@ -110,6 +111,46 @@ def test_without_a_counter_the_time_is_noted_all_the_same(tmp_path: Path) -> Non
     assert attributes.COUNTER not in opened.trials[0].user_attrs
 
 
+def test_a_counter_that_cannot_be_read_for_a_moment_costs_no_trial(tmp_path: Path) -> None:
+    opened, _url = begin(tmp_path, DEFINITION)
+    meter = Meter()
+    used_j = process._used_since_now(meter, 1.0)
+    metered = Metered(Counter("nvml", used_j))
+    for refusing in (False, True, False):
+        trial = opened.ask()
+        with metered.noted(trial):
+            meter.refuses = refusing
+            metered.say_so_far()
+        opened.tell(trial, [0.0] * 4)
+    found = study.read(opened).records[:3]
+    assert [each.counter for each in found] == ["nvml", None, "nvml"]
+    assert found[1].energy_j is None
+    assert found[1].lasted_s is not None
+    total = used_j()
+    assert total is not None
+    assert sum(each.energy_j or 0.0 for each in found) == total - 1.0  # the second's joules are the third's
+    counter = Counter("nvml", used_j)
+    make = costs.noted(lambda _folder: setattr(meter, "refuses", True), counter)
+    make(tmp_path)
+    cost = costs.read(tmp_path)
+    assert cost is not None
+    assert cost.joules is None
+
+
+class Meter:
+    """Counts 1,000 mJ between any two readings, where it does not refuse."""
+
+    source = "rapl"
+    readings = 0
+    refuses = False
+
+    def read_mj(self) -> float:
+        if self.refuses:
+            raise MeasurementUnavailable("nvml cannot read the board's energy (Unknown Error)")
+        self.readings += 1
+        return 1000.0 * self.readings
+
+
 def test_a_working_worker_says_what_it_used_so_far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(housekeeping, "EVERY_S", 0.05)
     opened, _url = begin(tmp_path, DEFINITION)
@@ -159,19 +200,7 @@ def test_the_budget_counts_the_preparation_and_no_running_trial_twice(tmp_path: 
 
 
 def test_a_counter_in_millijoules_is_a_cost_in_joules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Meter:
-        """Counts 1,000 mJ between any two readings."""
-
-        source = "rapl"
-        readings = 0
-
-        def read_mj(self) -> float:
-            self.readings += 1
-            return 1000.0 * self.readings
-
     def unreadable(_device: torch.device) -> Meter:
-        from objectives import MeasurementUnavailable
-
         raise MeasurementUnavailable("no driver")
 
     meter = Meter()
