@@ -10,6 +10,7 @@ AMD's processors appear under the same names.
 """
 
 import re
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -56,6 +57,7 @@ class RaplMeter:
     def __init__(self, domains: list[Domain]) -> None:
         self._last_uj = {domain: domain.read_uj() for domain in domains}
         self._spent_uj = 0
+        self._lock = threading.Lock()  # a worker's sign of life reads it too, from a thread of its own
 
     def read_mj(self) -> float:
         """Read all counters, in millijoules.
@@ -63,11 +65,12 @@ class RaplMeter:
         Raises:
             MeasurementUnavailable: If a counter cannot be read.
         """
-        for domain, last_uj in self._last_uj.items():
-            now_uj = domain.read_uj()
-            self._spent_uj += now_uj - last_uj if now_uj >= last_uj else domain.range_uj - last_uj + now_uj
-            self._last_uj[domain] = now_uj
-        return self._spent_uj / 1000
+        with self._lock:
+            for domain, last_uj in self._last_uj.items():
+                now_uj = domain.read_uj()
+                self._spent_uj += now_uj - last_uj if now_uj >= last_uj else domain.range_uj - last_uj + now_uj
+                self._last_uj[domain] = now_uj
+            return self._spent_uj / 1000
 
 
 def open_rapl(device: torch.device, *, root: Path = POWERCAP) -> RaplMeter:

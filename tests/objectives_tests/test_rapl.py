@@ -1,6 +1,8 @@
 """RAPL in a folder that looks like /sys/class/powercap."""
 
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import torch
 
 from objectives import Conditions, MeasurementUnavailable, Subject
 from objectives.energy import Energy
-from objectives.energy.rapl import open_rapl
+from objectives.energy.rapl import Domain, RaplMeter, open_rapl
 
 CPU = torch.device("cpu")
 RANGE_UJ = 262_143_328_850
@@ -45,6 +47,29 @@ def test_packages_are_added_and_nothing_is_counted_twice(tmp_path: Path) -> None
     assert (meter.source, meter.read_mj()) == ("rapl", 3500.0)
     spent(first, 5_000 + 4_000_000)
     assert meter.read_mj() == 4500.0
+
+
+def test_two_threads_that_read_at_once_count_nothing_twice() -> None:
+    """Each waits, after its look at the counter, for the other to look too, as long as that may take."""
+    both = threading.Barrier(2)
+
+    class Package(Domain):
+        def read_uj(self) -> int:
+            with suppress(threading.BrokenBarrierError):
+                both.wait(timeout=0.2)
+            return 5_000
+
+    counted: list[float] = []
+    package = Package(Path("package-0"), RANGE_UJ)
+    meter = RaplMeter([package])
+    both.reset()
+    meter._last_uj[package] = 0
+    threads = [threading.Thread(target=lambda: counted.append(meter.read_mj())) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert counted == [5.0, 5.0]
 
 
 def test_a_counter_that_wraps_around_goes_on(tmp_path: Path) -> None:
