@@ -25,6 +25,7 @@ from search import keys, preparation
 from search.analysis.card import HELD_OUT, Card
 from search.artifacts import Artifacts
 from search.bert.classifier import Classifier, load_classifier, scorable
+from search.bert.families import family_of
 from search.bert.precision import score_in
 from search.bert.pruned import plan_of, shape_of
 from search.definition import METRICS, Definition, Task, build
@@ -325,10 +326,10 @@ def _described(model: Classifier) -> str:
     name = type(model.model).__name__
     if not model.is_ours:
         return f"{name}, as transformers loads it"
-    plan, shape = plan_of(model.config), shape_of(model.model)  # type: ignore[arg-type]
+    family, plan, shape = family_of(model.config), plan_of(model.config), shape_of(model.model)  # type: ignore[arg-type]
     dense = " (dense)" if plan == Plan.dense(shape) else ""
     rank = "" if plan.rank is None else f", word embeddings of rank {plan.rank}"
-    return f"BERT{dense}, heads {_listed(plan.heads)}, neurons {_listed(plan.neurons)}{rank}"
+    return f"{family.title}{dense}, heads {_listed(plan.heads)}, neurons {_listed(plan.neurons)}{rank}"
 
 
 def _listed(counts: Sequence[int]) -> str:

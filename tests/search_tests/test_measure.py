@@ -13,6 +13,7 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 from small_study import Searched, definition_in, searched
 from test_commands import command
+from tiny_families import tiny
 from transformers import (
     AlbertConfig,
     AlbertForSequenceClassification,
@@ -209,6 +210,14 @@ def test_a_model_of_another_kind_has_no_ratio_to_a_dense_one_in_another_precisio
     related = {name for name in card.quantities if card.ratio(name) is not None}
     assert related == {"parameters", "latency_ms"}  # the latter to the dense model beside it, which is run in float32
     assert "measured in fp32, and the study's dense model in bf16: what that changes has no ratio" in card.notes
+
+
+@pytest.mark.parametrize(("kind", "title"), [("distilbert", "DistilBERT"), ("roberta", "RoBERTa")])
+def test_a_model_is_called_by_its_family(kind: str, title: str, tmp_path: Path) -> None:
+    save(tiny(kind), tmp_path / "model")
+    card = measure_alone(str(tmp_path / "model"), batch=1, tokens=4, seconds=0, repeats=3, energy="model")
+    assert card.what == f"{title} (dense), heads 4 4 4, neurons 6 6 6"
+    assert card.unmeasured == {}
 
 
 # --- what cannot be measured
