@@ -402,7 +402,7 @@ class LatencySettings(Part):
     """Seconds of running after which no more than repeats batches are measured, however wide the interval. On a CPU the
     seconds in which other processes have its cores do not count."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Number type that the model is run in."""
+    """Number type that the model is run in; modelled energy is that of float32, or of the plan's precision."""
     backend: Literal["eager", "compile", "cuda_graphs", "onnxruntime"] = "eager"
     """What runs the model: eager PyTorch, torch.compile, CUDA graphs or ONNX Runtime (extra: onnx)."""
     source: Literal["measured", "table"] = "measured"

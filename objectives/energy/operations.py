@@ -123,7 +123,7 @@ class ModelledEnergy:
     The same model gives the same figure on every machine. It ranks models; it says nothing about a device.
 
     Attributes:
-        conditions: Batch and tokens.
+        conditions: Batch and tokens; the number type in them says nothing here.
         picojoules_per_mac: Energy of one fp32 multiply-accumulate in pJ, above 0.
         picojoules_per_byte: Energy of one byte moved in pJ, above 0.
         precision: What the model computes in, one of `NUMBERS`.
@@ -155,7 +155,7 @@ class ModelledEnergy:
         """Count the operations and add up what they cost.
 
         Returns:
-            Millijoules per sequence, with the source `model`.
+            Millijoules per sequence, with the source `model`; `conditions` hold the precision.
 
         Raises:
             TypeError: If a part is not where the model's layout says.
@@ -164,4 +164,6 @@ class ModelledEnergy:
             subject.model, batch=self.conditions.batch, tokens=self.conditions.tokens, precision=self.precision
         )
         energy_pj = counted.macs * self.picojoules_per_mac + counted.moved_bytes * self.picojoules_per_byte
-        return Measurement(energy_pj / _PICOJOULES_PER_MILLIJOULE, self.unit, "model")
+        return Measurement(
+            energy_pj / _PICOJOULES_PER_MILLIJOULE, self.unit, "model", conditions={"precision": self.precision}
+        )

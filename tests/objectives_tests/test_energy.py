@@ -197,6 +197,9 @@ def test_operations_equal_the_rules_worked_out_by_hand(
     measurement = ModelledEnergy(conditions, picojoules_per_mac=4.6, picojoules_per_byte=162.5).measure(Subject(model))
     assert measurement.value == pytest.approx((macs * 4.6 + moved_bytes * 162.5) * 1e-9, rel=1e-12)
     assert (measurement.unit, measurement.source) == ("mJ", "model")
+    assert measurement.conditions == {"precision": "fp32"}
+    half = ModelledEnergy(replace(conditions, dtype="bfloat16"), 4.6, 162.5).measure(Subject(model))
+    assert half == measurement  # of older studies too: the precision of a plan changes it, and stands beside it
 
 
 def test_smaller_numbers_cost_less_where_they_are_used(build: Callable[..., Any], shape: Shape) -> None:
