@@ -3,8 +3,8 @@
 Seeds go round: after the first round every point has been trained once. What is done is written into the study at once.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 from search.analysis.front import front
@@ -108,20 +108,20 @@ def confirm(name: str, place: Place, wanted: Wanted, listener: Listener) -> Stud
     trained = [trial for trial, recovery in settings.items() if recovery is not None]
     if trained and not any(done[trial] for trial in trained):
         raise UserError(f"no training of the study {name!r} succeeded; the reasons are above")
+    compared = list(made.values())
     for earlier in study.confirmations:
-        trainings = deployed.remembered(prepared, study, artifacts, earlier)
-        if trainings and earlier.trial not in made and _alike(earlier, made):
-            made[earlier.trial] = earlier
+        if earlier.trial in made:
+            continue
+        if trainings := deployed.remembered(prepared, study, artifacts, earlier):
             known[earlier.trial] = weighing.evidence_of(study, trainings, rows.labels)
-    for confirmation in weighing.ranked(list(made.values()), known):
+            compared.append(earlier)
+        elif set(earlier.beats) & made.keys():  # it was compared with what these were before
+            studies.keep_confirmation(
+                kept, replace(earlier, beats=tuple(trial for trial in earlier.beats if trial not in made))
+            )
+    for confirmation in weighing.ranked(compared, known):
         studies.keep_confirmation(kept, confirmation)
     return studies.read(kept)
-
-
-def _alike(earlier: Confirmation, made: Mapping[int, Confirmation]) -> bool:
-    """Whether an earlier confirmation took as many steps as those made now."""
-    steps = {confirmation.recovery.get("steps") for confirmation in made.values() if confirmation.recovery}
-    return not earlier.recovery or {earlier.recovery.get("steps")} == steps
 
 
 def _points(study: StudyRecord, wanted: Wanted) -> list[Record]:

@@ -164,7 +164,8 @@ class Confirmation:
             the dense model, and in records of earlier versions.
         weights: Digest under which the weights of that one are kept among the artifacts; None where there are none.
         rows: Rows of the held-out split.
-        beats: Other confirmed trials whose task metric on these rows is clearly (95 %) below this one's.
+        beats: Other confirmed trials whose task metric on these rows, after as many steps, is clearly (95 %) below this
+            one's.
         conditions: Device, threads, versions and the source of the energy figure.
         seconds: What the trainings took, with their measurements.
     """
@@ -181,6 +182,10 @@ class Confirmation:
     beats: tuple[int, ...] = ()
     conditions: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+
+    def is_like(self, other: "Confirmation") -> bool:
+        """Whether two of them may be ranked: as many steps each, or one of them was not trained at all."""
+        return not self.recovery or not other.recovery or self.recovery.get("steps") == other.recovery.get("steps")
 
 
 @dataclass(frozen=True)

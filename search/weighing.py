@@ -90,10 +90,10 @@ def summarise(
 
 
 def ranked(confirmations: Sequence[Confirmation], known: Mapping[int, Evidence]) -> list[Confirmation]:
-    """Say of each which others it clearly beats on the held-out rows.
+    """Say of each which others it clearly beats on the held-out rows, of those that took as many steps.
 
     Args:
-        confirmations: Of points that were trained alike.
+        confirmations: Of different trials.
         known: What is known of each, by number of the trial.
     """
     return [
@@ -102,7 +102,7 @@ def ranked(confirmations: Sequence[Confirmation], known: Mapping[int, Evidence])
             beats=tuple(
                 other.trial
                 for other in confirmations
-                if other is not one and difference(known[one.trial], known[other.trial])[1] > 0
+                if other is not one and one.is_like(other) and difference(known[one.trial], known[other.trial])[1] > 0
             ),
         )
         for one in confirmations

@@ -7,7 +7,7 @@
 Text is plain; who shows it escapes it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
@@ -238,19 +238,28 @@ def _optimism(metric: str, trials: Sequence[int]) -> str:
 
 
 def _order(study: StudyRecord, chosen: Sequence[Confirmation]) -> str:
-    """Whether the order of the points by the task metric is that of the search."""
+    """Whether the order of the points by the task metric is that of the search, among those of one budget."""
     metric = study.definition.task.metric
     value = {each.trial: quantity(study, study.records[each.trial], metric) or 0.0 for each in chosen}
-    beats = {each.trial: each.beats for each in chosen}
+    ordered = sorted(chosen, key=lambda each: (-value[each.trial], each.trial))
+    pairs = [(one, other) for one, other in combinations(ordered, 2) if one.is_like(other)]
+    apart = "" if _is_one_budget(chosen) else "Points that took different numbers of steps are not ranked."
+    if not pairs:
+        return apart
+    return f"{_ranking(metric, pairs, value)} {apart}".rstrip()
+
+
+def _ranking(metric: str, pairs: Sequence[tuple[Confirmation, Confirmation]], value: Mapping[int, float]) -> str:
+    """What pairs say of the ranking, in each of them the better one by its searched value first."""
     clear, turned, count = 0, [], 0
-    for one, other in combinations(sorted(value, key=lambda trial: (-value[trial], trial)), 2):
-        if value[one] == value[other]:
+    for one, other in pairs:
+        if value[one.trial] == value[other.trial]:
             continue
         count += 1
-        if other in beats[one]:
+        if other.trial in one.beats:
             clear += 1
-        elif one in beats[other]:
-            turned.append((other, one))
+        elif one.trial in other.beats:
+            turned.append((other.trial, one.trial))
     if turned:
         named = "; ".join(f"trial {better} is above trial {worse}" for better, worse in turned[:5])
         more = f"; and {len(turned) - 5} more" if len(turned) > 5 else ""
@@ -264,20 +273,30 @@ def _order(study: StudyRecord, chosen: Sequence[Confirmation]) -> str:
 
 
 def _front(study: StudyRecord) -> str:
-    """How many of the confirmed points no other confirmed point beats, by their confirmed values."""
+    """Which of the confirmed points another one of the same budget beats, by their confirmed values."""
     names = [objective.name for objective in study.objectives]
     whole = [each for each in study.confirmations if all(name in each.quantities for name in names)]
     if not whole:
         return ""
-    again = [
-        replace(study.records[each.trial], values={name: float(each.quantities[name]["value"]) for name in names})
+    again = {
+        each.trial: replace(
+            study.records[each.trial], values={name: float(each.quantities[name]["value"]) for name in names}
+        )
         for each in whole
-    ]
-    best = not_dominated(study, again)
-    lost = sorted({record.trial for record in again} - {record.trial for record in best})
+    }
+    lost = []
+    for each in whole:
+        best = not_dominated(study, [again[other.trial] for other in whole if each.is_like(other)])
+        if again[each.trial] not in best:
+            lost.append(each.trial)
+    steps = "" if _is_one_budget(whole) else " after as many steps"
     if not lost:
-        return "By their confirmed values, none of these is beaten by another."
-    return f"By their confirmed values, trial {_listed(lost)} is beaten by another of these."
+        return f"By their confirmed values, none of these is beaten by another{steps}."
+    return f"By their confirmed values, trial {_listed(lost)} is beaten by another of these{steps}."
+
+
+def _is_one_budget(confirmations: Sequence[Confirmation]) -> bool:
+    return all(one.is_like(other) for one, other in combinations(confirmations, 2))
 
 
 def _these(known: Sequence[object]) -> str:

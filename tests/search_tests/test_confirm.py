@@ -111,6 +111,42 @@ def test_what_is_done_is_not_done_again(
     assert alone.confirmations == again.confirmations  # what was confirmed before is compared as well
 
 
+def copied(small: Searched, folder: Path) -> Searched:
+    """The same study in a folder of its own."""
+    artifacts = shutil.copytree(str(small.place.artifacts), folder / "artifacts")
+    place = replace(small.place, storage=f"sqlite:///{folder}/study.db", artifacts=str(artifacts))
+    moving.move(
+        small.place.storage,
+        place.storage,
+        study=small.name,
+        artifacts=place.artifacts,
+        to_artifacts=None,
+        console=Console(quiet=True),
+    )
+    return replace(small, place=place)
+
+
+def stored_in(small: Searched) -> Any:
+    """Its study in Optuna."""
+    return study.get(storage.open_storage(small.place.storage, create=False), small.name)
+
+
+def test_a_trial_that_is_confirmed_for_longer_leaves_no_claims_about_it_behind(
+    confirmed: tuple[StudyRecord, list[str]], small: Searched, tmp_path: Path
+) -> None:
+    own = copied(small, tmp_path)
+    one, two = confirmed[0].confirmations[1:]
+    kept = stored_in(own)
+    study.keep_confirmation(kept, replace(one, beats=(2,)))
+    study.keep_confirmation(kept, replace(two, trial=3, seeds=(7,), beats=(1, 2)))  # of another machine, say
+    result = confirm(own.name, own.place, Wanted((2,), seeds=1, steps=1), SilentListener())
+    by_trial = {each.trial: each for each in result.confirmations}
+    assert (by_trial[1].recovery["steps"], by_trial[2].recovery["steps"]) == (12, 1)
+    assert by_trial[1].beats == ()
+    assert by_trial[3].beats == (1,)
+    assert "Points that took different numbers of steps are not ranked." in " ".join(sentences(result))
+
+
 def test_show_report_and_sentences_name_what_was_confirmed(confirmed: tuple[StudyRecord, list[str]]) -> None:
     from rich.console import Console
 

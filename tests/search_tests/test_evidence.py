@@ -132,6 +132,39 @@ def test_whether_the_ranking_holds(beats, said):
     assert said in " ".join(sentences(study))
 
 
+def test_points_that_took_different_numbers_of_steps_are_not_ranked():
+    """Trial 1 has a claim on trial 2 from before that was trained again for longer, and cost and metric below it."""
+    one, two = confirmation(1, 0.85, beats=(2,), parameters=9.0), confirmation(2, 0.86, parameters=8.0)
+    objectives = (OBJECTIVES[0], OBJECTIVES[1])
+    longer = replace(two, recovery={"steps": 900})
+    same = " ".join(sentences(replace(study_with(one, two), objectives=objectives)))
+    assert "holds: 1 of 1 pairs are clearly apart, all as in the search." in same
+    assert "trial 1 is beaten by another of these." in same
+    assert "different numbers of steps" not in same
+    said = " ".join(sentences(replace(study_with(one, longer), objectives=objectives)))
+    assert "ranking" not in said
+    assert "Points that took different numbers of steps are not ranked. " in said
+    assert "none of these is beaten by another after as many steps." in said
+    three = confirmation(3, 0.8, parameters=10.0)
+    said = " ".join(sentences(replace(study_with(replace(one, beats=(2, 3)), longer, three), objectives=objectives)))
+    assert "holds: 1 of 1 pairs are clearly apart, all as in the search. Points that took different" in said
+    assert "trial 3 is beaten by another of these after as many steps." in said
+
+
+def test_only_what_took_as_many_steps_is_said_to_be_beaten():
+    known = {trial: of([np.arange(400) < 390 - 60 * trial]) for trial in range(4)}
+    ranked = weighing.ranked(
+        [
+            confirmation(0, 0.9, beats=(3,)),
+            confirmation(1, 0.85, beats=(2, 3)),
+            replace(confirmation(2, 0.8), recovery={"steps": 900}),
+            confirmation(3, 0.7),
+        ],
+        known,
+    )
+    assert [each.beats for each in ranked] == [(1, 2, 3), (3,), (), ()]
+
+
 def test_an_unfinished_confirmation_says_what_is_missing():
     half = replace(confirmation(1, 0.85), seeds=(1,))
     said = " ".join(sentences(study_with(half)))
