@@ -108,19 +108,20 @@ def confirm(name: str, place: Place, wanted: Wanted, listener: Listener) -> Stud
     trained = [trial for trial, recovery in settings.items() if recovery is not None]
     if trained and not any(done[trial] for trial in trained):
         raise UserError(f"no training of the study {name!r} succeeded; the reasons are above")
+    now = studies.read(kept)  # another process may have confirmed something meanwhile
+    others = {each.trial: each for each in now.confirmations if each.trial not in made}
     compared = list(made.values())
-    for earlier in study.confirmations:
-        if earlier.trial in made:
-            continue
-        if trainings := deployed.remembered(prepared, study, artifacts, earlier):
-            known[earlier.trial] = weighing.evidence_of(study, trainings, rows.labels)
+    for trial, earlier in others.items():
+        if trainings := deployed.remembered(prepared, now, artifacts, earlier):
+            known[trial] = weighing.evidence_of(now, trainings, rows.labels)
             compared.append(earlier)
         elif set(earlier.beats) & made.keys():  # it was compared with what these were before
             studies.keep_confirmation(
-                kept, replace(earlier, beats=tuple(trial for trial in earlier.beats if trial not in made))
+                kept, replace(earlier, beats=tuple(beaten for beaten in earlier.beats if beaten not in made))
             )
     for confirmation in weighing.ranked(compared, known):
-        studies.keep_confirmation(kept, confirmation)
+        if confirmation != others.get(confirmation.trial):
+            studies.keep_confirmation(kept, confirmation)
     return studies.read(kept)
 
 

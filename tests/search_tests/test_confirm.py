@@ -147,6 +147,33 @@ def test_a_trial_that_is_confirmed_for_longer_leaves_no_claims_about_it_behind(
     assert "Points that took different numbers of steps are not ranked." in " ".join(sentences(result))
 
 
+def test_what_another_process_confirms_meanwhile_stays(
+    confirmed: tuple[StudyRecord, list[str]], small: Searched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = copied(small, tmp_path)
+    one, two = confirmed[0].confirmations[1:]
+    kept, written = stored_in(own), []
+    keep = study.keep_confirmation
+
+    def noted(*given: Any) -> None:
+        written.append(given[1].trial)
+        keep(*given)
+
+    class Meanwhile(SilentListener):
+        """While trial 2 is trained, another process confirms trial 1 again and trial 3."""
+
+        def note(self, text: str) -> None:
+            if "trial 2, training 1 of" in text:
+                keep(kept, replace(one, seconds=99.0, beats=tuple(trial for trial in one.beats if trial == 0)))
+                keep(kept, replace(two, trial=3, seeds=(7,), beats=()))
+
+    monkeypatch.setattr(study, "keep_confirmation", noted)
+    result = confirm(own.name, own.place, Wanted((2,), seeds=1, steps=1), Meanwhile())
+    assert [each.trial for each in result.confirmations] == [0, 1, 2, 3]
+    assert result.confirmations[1].seconds == 99.0
+    assert set(written) <= {0, 2}  # what did not change is not written
+
+
 def test_show_report_and_sentences_name_what_was_confirmed(confirmed: tuple[StudyRecord, list[str]]) -> None:
     from rich.console import Console
 
