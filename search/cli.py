@@ -553,7 +553,13 @@ def export(
             "--confirmed", help="Take what confirm trained in full: the training that is best on the selection split."
         ),
     ] = False,
-    device: Annotated[str, typer.Option(help="What computes: cpu, cuda:0, mps.")] = "cpu",
+    device: Annotated[
+        str,
+        typer.Option(
+            help="cpu, cuda:0 or mps; auto takes the kind that the study was measured on, where it is here and int8 is "
+            "not wanted, else the CPU."
+        ),
+    ] = "auto",
 ) -> None:
     """Make a trial's model again, and write it as a folder that transformers loads."""
     from search.deploy.export import Wanted

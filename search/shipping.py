@@ -6,6 +6,7 @@ study, trial ──► reopened (search.reopening) ──► rebuilt ──► e
 import json
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -39,7 +40,8 @@ def export(
         study: Name of the study.
         trial: Number of the trial.
         target: The folder; it does not exist, or is empty.
-        place: Where the study is kept, and the device to work on.
+        place: Where the study is kept, and the device to work on; auto takes the kind that the study was measured on,
+            where it is here and int8 is not wanted, else the CPU.
         wanted: What the folder shall hold beside the model.
         console: Is shown how it goes on, and what came of it.
         confirmed: Whether to take what the trial's confirmation trained in full instead, of its trainings the one with
@@ -56,12 +58,18 @@ def export(
     from search.deploy.rebuild import origin, rebuild
     from search.deploy.shipped import modelling_of
     from search.loading import load
+    from search.run import measured_on
 
     known = load(study, place.storage)
     wanted = wanted.with_precision(origin(known, trial).precision)
     confirmation = confirmation_of(known, trial) if confirmed else None
+    measured = measured_on(study, place.storage)
+    if place.device == "auto":
+        place = replace(place, device="cpu" if wanted.int8 or not _is_here(measured) else measured)
     exporting.check_target(target, wanted, device_of(place.device))
     with Display(console) as display:
+        if place.device.partition(":")[0] != measured.partition(":")[0]:
+            display.note(f"the study was measured on {measured}; the model is made and measured on {place.device}")
         again = reopen(study, place, display, measures=False)
         modelling_of(again.prepared.teacher)
         hashes = keys.wanted(again.study.definition, again.prepared.content)
@@ -86,6 +94,14 @@ def export(
     for line in _summary(about, target):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     return about
+
+
+def _is_here(device: str) -> bool:
+    try:
+        device_of(device)
+    except UserError:
+        return False
+    return True
 
 
 def confirmation_of(study: "StudyRecord", trial: int) -> "Confirmation":

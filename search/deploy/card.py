@@ -179,7 +179,9 @@ def _files(about: About) -> str:
     rows = []
     for name, facts in about["files"].items():
         latency = facts.get("latency_ms", {})
-        took = f"{_number(latency['value'])} ms" if "value" in latency else latency.get("unavailable", "")
+        took = latency.get("unavailable", "")
+        if "value" in latency:
+            took = f"{_number(latency['value'])} ms ({_listed(latency['conditions'])})"
         compared = "" if "largest_difference" not in facts else f"{facts['largest_difference']:.1e}"
         score = _number(facts[metric]["value"]) if metric in facts else ""
         rows.append(f"| `{name}` | {NAMES[name]} | {facts['bytes'] / 1e6:.1f} MB | {score} | {took} | {compared} |")

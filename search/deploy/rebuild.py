@@ -78,8 +78,8 @@ class Rebuilt:
         recorded = self.record.value(metric)
         return (
             f"the rebuilt model has {metric} {self.score:.4f} on the selection split and trial {self.record.trial} was "
-            f"recorded with {recorded:.4f} ({self.score - recorded:+.4f}): another machine, number of threads or "
-            "version adds floating-point numbers in another order"
+            f"recorded with {recorded:.4f} ({self.score - recorded:+.4f}): another machine, number type, number of "
+            "threads or version gives other sums of floating-point numbers"
         )
 
 

@@ -1,12 +1,14 @@
 """What is exported: the same logits in environments that know nothing of this package, and never half a folder."""
 
 import ast
+import inspect
 import io
 import json
 import os
 import subprocess
 import sys
 import venv
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 from small_study import Searched
 
-from search import shipping
+from search import cli, shipping
 from search.bert.checkpoint import load
 from search.bert.encoding import load_tokenizer
 from search.bert.pruned import plan_of
@@ -255,6 +257,7 @@ def test_the_card_names_numbers_lineage_and_limits_and_no_place_on_this_machine(
         "`data.csv`; 200 training rows",
         "at a learning rate of",
         "`model.int8.onnx` | ONNX Runtime, dynamic int8 |",
+        " ms (batch 2, tokens 16, dtype bfloat16, threads 1, backend eager, device cpu",
         "sequences of at most 32 tokens",
         "they are optimistic",
     ):
@@ -301,6 +304,37 @@ def test_a_folder_that_is_there_is_left_alone(small: Searched, tmp_path: Path, m
     monkeypatch.setattr(export, "missing_package", lambda: "onnxscript")
     with pytest.raises(UserError, match=r'--int8 needs the package onnxscript: .*"paretobert\[onnx\]"'):
         shipped_from(small, 1, tmp_path / "new", int8=True)
+
+
+def test_what_computes_is_what_the_study_was_measured_on_where_that_is_here(
+    small: Searched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class OpenedError(Exception):
+        pass
+
+    def opened(_study: str, place: Any, *_given: Any, **_named: Any) -> None:
+        raise OpenedError(place.device)
+
+    def on(device: str, **wanted: bool) -> str:
+        with pytest.raises(OpenedError) as seen:
+            shipping.export(
+                small.name, 1, tmp_path / "new", replace(small.place, device=device), Wanted(**wanted), console
+            )
+        return str(seen.value)
+
+    console = quiet()
+    monkeypatch.setattr(shipping, "reopen", opened)
+    assert on("auto") == "cpu"
+    assert "measured on" not in console.file.getvalue()
+    monkeypatch.setattr(sys.modules["search.run"], "measured_on", lambda *_: "cuda:7")
+    assert on("auto") == "cpu"
+    assert "the study was measured on cuda:7; the model is made and measured on cpu" in console.file.getvalue()
+    monkeypatch.setattr(shipping, "device_of", torch.device)
+    assert on("auto") == "cuda:7"
+    assert on("auto", int8=True) == on("cpu") == "cpu"
+    with pytest.raises(UserError, match="--int8 is measured on the CPU and --device is cuda:7; use --device cpu"):
+        on("cuda:7", int8=True)
+    assert inspect.signature(cli.export).parameters["device"].default == "auto"
 
 
 def test_nothing_is_left_of_an_export_that_fails(
