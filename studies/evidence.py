@@ -13,18 +13,20 @@ leaves it out.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import parser, say
 from parts.dense_seeds import dense_figures
 from parts.folder import result_of, write
-from parts.headline import chosen, rows, table
+from parts.headline import SIZES, chosen, rows, table
 from parts.speeds import speed_ups
 
 from search import load, preparation
 from search.arguments import default_storage
 from search.artifacts import digest
+from search.errors import UserError
 from search.process import Place
 from search.progress import Display
 from search.records import PREPARATION
@@ -53,6 +55,11 @@ def gather(given: Any) -> None:
     quick, few = given.quick, 2 if given.quick else 3
     trials = chosen(study)
     points = sorted({trial for trial in trials.values() if trial is not None})
+    if not points:
+        raise UserError(
+            f"the study {study.name!r} has no complete, feasible trial that keeps at most {100 * max(SIZES):g} % of "
+            f"the encoder, so there is nothing to confirm; search on: paretobert work {study.name} --trials N"
+        )
     say(f"points: {', '.join(f'{100 * size:g} %: trial {trial}' for size, trial in trials.items())}")
     steps = given.steps or (study.definition.recovery.steps if quick else None)
     study = confirm(
@@ -66,6 +73,9 @@ def gather(given: Any) -> None:
         epochs=None,
         steps=steps,
     )
+    # Earlier confirmations of other trials are not what the command in the folder made.
+    named = {*points, *(() if study.dense is None else (study.dense.trial,))}
+    study = replace(study, confirmations=tuple(each for each in study.confirmations if each.trial in named))
     device = measured_on(given.study, url) if given.device == "auto" else given.device
     with Display(make_console()) as display:
         again = reopen(given.study, Place(url, given.artifacts, device), display, measures=False)

@@ -211,6 +211,32 @@ def test_a_study_ends_in_a_folder_and_goes_on_where_it_was_killed(
     assert again["rows"] == result["rows"]
 
 
+def test_the_folder_holds_what_its_command_confirmed_and_nothing_else(
+    scripts: Any, study: Searched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = gathered(scripts, study, tmp_path / "whole", monkeypatch, capsys)
+    trial = whole["rows"][1]["trial"]
+    monkeypatch.setattr(scripts("evidence"), "chosen", lambda _: {0.75: trial})
+    one = gathered(scripts, study, tmp_path / "one", monkeypatch, capsys)
+    assert len(whole["steps"]) > 1
+    assert set(one["steps"]) == {str(trial)}
+    assert one["confirmation_seconds"] < whole["confirmation_seconds"]
+    assert "In the search, this point had accuracy" in " ".join(one["said"])
+    assert set(pd.read_csv(tmp_path / "one" / "confirmed.csv")["trial"]) == {0, trial}
+
+
+def test_no_point_of_any_size_is_said_before_anything_is_trained(
+    scripts: Any, study: Searched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evidence = scripts("evidence")
+    monkeypatch.setattr(evidence, "chosen", lambda _: dict.fromkeys((0.75, 0.5)))
+    monkeypatch.setattr(evidence, "confirm", None)
+    with pytest.raises(SystemExit):
+        gathered(scripts, study, tmp_path / "out", monkeypatch, capsys)
+    said = capsys.readouterr().err
+    assert "has no complete, feasible trial that keeps at most 75 % of the encoder" in said
+
+
 def test_the_readme_has_no_headline_that_a_result_file_does_not_have(scripts: Any) -> None:
     page = (ROOT / "README.md").read_text(encoding="utf-8")
     section = page.split("## What a study finds\n", 1)[1].split("\n## ", 1)[0]
