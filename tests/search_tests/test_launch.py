@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -293,7 +294,9 @@ sys.stderr.write(f"error: cannot reach {url}\\n"); sys.exit(2)
     arguments: list[str] = []
 
     def ready() -> bool:
-        arguments.extend(part for child in psutil.Process().children(recursive=True) for part in child.cmdline())
+        for child in psutil.Process().children(recursive=True):
+            with suppress(psutil.NoSuchProcess):  # it ended meanwhile
+                arguments.extend(child.cmdline())
         return False
 
     status, told = run(code, cores(2), ready=ready)

@@ -159,7 +159,8 @@ def test_a_slices_gradients_are_the_cut_models(plan: Plan) -> None:
     for name, parameter in small.named_parameters():
         assert parameter.grad is not None
         expected, found = parameter.grad.norm(), model.get_parameter(name).grad.norm()  # the order does not matter
-        assert torch.isclose(found, expected, rtol=1e-3, atol=1e-6), name
+        # A key's bias shifts all scores of a query alike: its gradient is nothing but rounding, about 1e-6.
+        assert torch.isclose(found, expected, rtol=1e-3, atol=1e-5), name
 
 
 def test_order_is_undone() -> None:
