@@ -160,7 +160,7 @@ def _follow(
         _tell_starts(ray, starts, seen, total, note)
         for reference in done:
             number = running.pop(reference)
-            outcome = _outcome(ray, reference, stopping=asked > 0)
+            outcome = _outcome(ray, reference, stopping=asked > 0, begun=number in seen)
             note(f"worker {number} of {total} {_said(outcome)}")
             complete = complete or outcome is True
             if isinstance(outcome, Exception):
@@ -190,8 +190,8 @@ def _tell_starts(ray: ModuleType, starts: Any, seen: set[int], total: int, note:
         seen.add(number)
 
 
-def _outcome(ray: ModuleType, reference: Any, *, stopping: bool) -> bool | Exception:
-    """True: the study is complete; False: stopped, as asked; else what went wrong."""
+def _outcome(ray: ModuleType, reference: Any, *, stopping: bool, begun: bool) -> bool | Exception:
+    """True: the study is complete; False: stopped, as asked, or before it had begun; else what went wrong."""
     errors = ray.exceptions
     try:
         return bool(ray.get(reference))
@@ -200,7 +200,8 @@ def _outcome(ray: ModuleType, reference: Any, *, stopping: bool) -> bool | Excep
             return False
         if isinstance(error.cause, UserError):
             return UserError(str(error.cause))  # without the traceback, which Ray puts into its own
-        return _import_error(str(error)) or error
+        # Where SIGINT is ignored (under nohup, say), Ray breaks when it cancels a worker that is about to begin.
+        return _import_error(str(error)) or (False if stopping and not begun else error)
     except (errors.TaskCancelledError, errors.WorkerCrashedError) as error:
         return False if stopping else error
     except errors.RayError as error:

@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterator
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 from engine_cases import DEFINITION, SilentListener, begin, evaluation_of
 
-from search.cluster import place
+from search.cluster import _outcome, place
 from search.engine import storage, study
 from search.engine.worker import work
 from search.errors import UserError
@@ -310,6 +311,25 @@ def test_a_limit_of_time_drains_the_workers(case: Case) -> None:
     states = case.states()
     assert (states.get("failed", 0), states.get("running", 0)) == (0, 0)
     assert any(note.startswith("stopping: 1 workers finish their trials") for note in case.notes)
+
+
+@needs_ray
+@pytest.mark.parametrize(
+    ("stopping", "begun", "fails"), [(True, False, False), (True, True, True), (False, False, True)]
+)
+def test_what_ray_breaks_when_it_cancels_a_worker_that_has_not_begun_is_no_failure(
+    stopping: bool, begun: bool, fails: bool
+) -> None:
+    """It calls the handler of SIGINT that was there before its own, which is none where SIGINT is ignored."""
+    ray = ModuleType("ray")
+    ray.exceptions = import_module("ray.exceptions")
+    broken = ray.exceptions.RayTaskError("worker", "its traceback", TypeError("'Handlers' object is not callable"))
+
+    def get(_reference: object) -> bool:
+        raise broken
+
+    ray.get = get
+    assert _outcome(ray, None, stopping=stopping, begun=begun) is (broken if fails else False)
 
 
 @needs_ray
