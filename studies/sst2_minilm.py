@@ -17,7 +17,7 @@ is published for this architecture). With --teacher.learning_rate and --name it 
 import sys
 
 import sst2
-from parts.sources import ON_A_CORE, glue, packaged, spelt_out
+from parts.sources import glue, packaged, spelt_out
 
 from search import Definition, EngineSettings, ImportanceSettings, RecoverySettings, TeacherSettings, run
 
@@ -34,11 +34,17 @@ study = Definition(
 )
 
 SUBSET = {
-    **ON_A_CORE,
     "name": "sst2-minilm-subset",
     "task.train_rows": "6000",
     "task.selection_rows": "500",
     "teacher.epochs": "1.5",
+    "teacher.learning_rate": "2e-4",
+    "importance.rows": "256",
+    "recovery.steps": "20",
+    "recovery.learning_rate": "2e-4",
+    "latency.repeats": "10",
+    "latency.seconds": "1",
+    "engine.trials": "30",
 }
 """What `--subset` stands for; each of these can be given besides, and then counts."""
 

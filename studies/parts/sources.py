@@ -11,17 +11,6 @@ GLUE_VARIABLE = "PARETOBERT_GLUE"
 
 ON_THE_HUB = "nyu-mll/glue"
 
-ON_A_CORE = {
-    "teacher.learning_rate": "2e-4",
-    "importance.rows": "256",
-    "recovery.steps": "20",
-    "recovery.learning_rate": "2e-4",
-    "latency.repeats": "10",
-    "latency.seconds": "1",
-    "engine.trials": "30",
-}
-"""What the subsets of the packaged checkpoint's studies have in common."""
-
 
 def packaged(package: str, *path: str) -> str:
     """Path of a file that a package ships.
