@@ -4,7 +4,8 @@
     plan:                              ██████ 0.35   ──► cut from 0.45, the smallest that keeps all that it keeps
 
 So a small model is not trained from the raw cut of the dense one, but from one that has been recovered already, which
-was cut from another: training adds up along the front, at the steps of one recovery per trial.
+was cut from another: training adds up along the front, at the steps of one recovery per trial. A model that gives every
+sentence the same answer is passed over: what is cut from it hardly ever comes back.
 
 Reference:
     Elsken, Metzen, Hutter 2019, "Efficient Multi-Objective Neural Architecture Search via Lamarckian Evolution"
@@ -35,14 +36,30 @@ def nearest(study: Study, plan: Plan, shape: Shape) -> Ancestor | None:
 
     Returns:
         The trial, of equally large ones the first; None where there is none. Trials that break a constraint were not
-        recovered, and those that another one answered have no weights of their own.
+        recovered, those that another one answered have no weights of their own, and those that tell nothing apart
+        would hand that on.
     """
     found = []
     for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
         weights, kept = trial.user_attrs.get(attributes.WEIGHTS), plan_of(trial)
-        if weights is not None and kept is not None and kept.contains(plan):
+        if weights is not None and kept is not None and kept.contains(plan) and not tells_nothing(trial):
             found.append(Ancestor(trial.number, kept, weights))
     return min(found, key=lambda one: total_parameters(one.plan, shape), default=None)
+
+
+def tells_nothing(trial: FrozenTrial) -> bool:
+    """Whether a trial's model tells nothing apart, by what is recorded beside the task's metric.
+
+    Args:
+        trial: A finished trial.
+
+    Returns:
+        Whether the Matthews correlation, of a regression Pearson's, is there and not above 0. It is 0 where all rows
+        get one answer, whatever the accuracy of that is.
+    """
+    measured = trial.user_attrs.get(attributes.QUANTITIES, {})
+    correlations = [measured[name]["value"] for name in ("matthews", "pearson") if name in measured]
+    return bool(correlations) and max(correlations) <= 0
 
 
 class Recoveries:
@@ -63,7 +80,11 @@ class Recoveries:
             counts[trial.number] = 1.0 + counts.get(trial.user_attrs.get(attributes.CUT_FROM, -1), 0.0)
         plans = grid.plans([trial.params for trial in trials])
         self._tried = {tuple(plan): counts[trial.number] for plan, trial in zip(plans.tolist(), trials, strict=True)}
-        kept = [number for number, trial in enumerate(trials) if attributes.WEIGHTS in trial.user_attrs]
+        kept = [
+            number
+            for number, trial in enumerate(trials)
+            if attributes.WEIGHTS in trial.user_attrs and not tells_nothing(trial)
+        ]
         kept = [kept[place] for place in np.argsort(grid.sizes(plans[kept]).round(9), kind="stable")]
         self._sources = plans[kept][:, self._sized]
         self._counts = np.array([counts[trials[number].number] for number in kept])

@@ -8,11 +8,16 @@ A quality (maximised) is modelled by a Gaussian process over the importance mass
 
 Where plans are cut from recovered models, how often weights have been recovered tells nearly as much as their number.
 
+Below some size a model gives every sentence the same answer and scores what that scores, however little is kept. Such a
+score says only that the smooth quality lies no higher; how far below, the other trials tell. Taken at its word it would
+bend the model to a cliff that it cannot follow, and promise something everywhere along the cliff's foot.
+
 Scores on a thousand sentences differ by a point from chance alone: the model smooths that, and the front of its
 predictions is not the front of the luckiest trials. A cost (minimised) is linear in heads, neurons and blocks.
 
 Reference:
-    Rasmussen, Williams 2006, "Gaussian Processes for Machine Learning", equations 2.25, 2.26, 2.30 and 4.17.
+    Rasmussen, Williams 2006, "Gaussian Processes for Machine Learning", equations 2.25, 2.26, 2.30, 4.17 and 5.12.
+    Tobin 1958, "Estimation of Relationships for Limited Dependent Variables" (values that are known as a bound only).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_solve, solve_triangular
 from scipy.optimize import minimize
+from scipy.special import log_ndtr
 
 from search.engine.offspring import HEADS, NEURONS, OTHER, Grid, Plans
 
@@ -29,6 +35,8 @@ Values = NDArray[np.float64]
 
 FITTED = 120
 """Most trials that the kernel's parameters are fitted on; the prediction uses all."""
+SWEEPS = 10
+"""How often each value that only bounds the quality is put where the others expect it."""
 PRIOR_MEAN = np.array([1.0, 0.5, 2.3, -3.0])
 """Log of: variance and length of the smooth part, variance of the layers' part, variance of the noise; standardised."""
 PRIOR_SPREAD = np.array([1.5, 1.0, 1.5, 1.5])
@@ -76,18 +84,42 @@ class Quality:
         self._mass = mass
         self._recoveries = recoveries
 
-    def fit(self, plans: Plans, values: Values) -> Self:
-        """Fit to the values (plans,) of at least two plans."""
+    def fit(self, plans: Plans, values: Values, at_most: NDArray[np.bool_] | None = None) -> Self:
+        """Fit to what is known of some plans.
+
+        Args:
+            plans: At least two.
+            values: Their values (plans,).
+            at_most: Which of these (plans,) only bound the quality from above; by default none does.
+        """
         self._middle, self._scale = float(values.mean()), float(values.std()) or 1.0
         self._smooth, layers = self._features(plans)
         self._offset = layers.mean(axis=0)
         self._layers = layers - self._offset
         target = (values - self._middle) / self._scale
+        self._condition(target)
+        if at_most is not None and at_most.any():
+            self._condition(self._lowered(target, at_most))
+            target = self._lowered(target, at_most)
+        self._weights = cho_solve((self._factor, True), target)
+        return self
+
+    def _condition(self, target: Values) -> None:
+        """Fit the kernel's parameters to standardised values, and factor their covariance, noise included."""
         self._log = _fitted(self._smooth, self._layers, target)
         noise = np.exp(self._log[3]) * np.eye(len(target))
         self._factor = np.linalg.cholesky(self._kernel(self._smooth, self._layers) + noise)
-        self._weights = cho_solve((self._factor, True), target)
-        return self
+
+    def _lowered(self, target: Values, at_most: NDArray[np.bool_]) -> Values:
+        """Put each bound's value where all others expect it, given that it is not above the bound."""
+        inverse = cho_solve((self._factor, True), np.eye(len(target)))
+        believed = target.copy()
+        for number in np.tile(np.flatnonzero(at_most), SWEEPS):
+            spread = 1 / np.sqrt(inverse[number, number])
+            mean = believed[number] - float(inverse[number] @ believed) * spread**2
+            z = (target[number] - mean) / spread
+            believed[number] = mean - spread * np.exp(-(z**2) / 2 - log_ndtr(z)) / np.sqrt(2 * np.pi)
+        return believed
 
     def predict(self, plans: Plans) -> tuple[Values, Values]:
         """Mean and standard deviation (plans,) of the quality that no noise touches."""

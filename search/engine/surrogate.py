@@ -34,7 +34,7 @@ from scipy.special import ndtr
 
 from search.definition import METRICS, Bound, Definition
 from search.engine import attributes
-from search.engine.ancestry import Recoveries
+from search.engine.ancestry import Recoveries, tells_nothing
 from search.engine.offspring import Grid, Plans, offspring, varied
 from search.engine.response import Cost, Quality, Response, curves
 from search.plan import Plan, Shape, encoder_macs, encoder_parameters, total_parameters
@@ -161,7 +161,9 @@ class SurrogateSampler(BaseSampler):
         known = {tuple(plan) for plan in everything.tolist()}
         gains, _spread = scale.gains(objectives, tried)
         on_front = moocore.is_nondominated(gains, maximise=True)
-        front, parents = gains[on_front], tried[on_front]
+        # What is no better than chance adds nothing, however small it is, nor does what is near it.
+        better = on_front & (gains[:, scale.axis] > 0)
+        front, parents = gains[on_front], tried[better if better.any() else on_front]
         box = self._random.random((POINTS, gains.shape[1]))
 
         seconds = self._seconds(finished)
@@ -213,7 +215,10 @@ class SurrogateSampler(BaseSampler):
                 # A space of other dimensions than heads and neurons may change sizes that the plan does not tell.
                 if np.allclose(known.predict(plans)[0], seen, rtol=1e-6):
                     return known
-            return (Quality(self._grid, mass, recoveries) if is_quality else Cost(self._grid)).fit(plans, seen)
+            if not is_quality:
+                return Cost(self._grid).fit(plans, seen)
+            at_most = np.array([name in METRICS and tells_nothing(trial) for trial in own])
+            return Quality(self._grid, mass, recoveries).fit(plans, seen, at_most)
 
         objectives = [
             model(
