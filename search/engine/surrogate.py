@@ -161,9 +161,7 @@ class SurrogateSampler(BaseSampler):
         known = {tuple(plan) for plan in everything.tolist()}
         gains, _spread = scale.gains(objectives, tried)
         on_front = moocore.is_nondominated(gains, maximise=True)
-        # What is no better than chance adds nothing, however small it is, nor does what is near it.
-        better = on_front & (gains[:, scale.axis] > 0)
-        front, parents = gains[on_front], tried[better if better.any() else on_front]
+        front, parents = gains[on_front], tried[on_front]
         box = self._random.random((POINTS, gains.shape[1]))
 
         seconds = self._seconds(finished)

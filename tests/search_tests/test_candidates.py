@@ -232,6 +232,27 @@ def test_recoveries_are_counted_along_the_chain_and_foretold_for_a_plan_that_was
     assert recoveries(np.array(fresh)).tolist() == expected
 
 
+def test_nothing_is_cut_from_a_model_that_tells_nothing_apart(tmp_path: Path) -> None:
+    """Nor is it counted on: a plan within such a model, and within no other, begins with the study's model."""
+    study, _ = begin(tmp_path, INHERITING)
+    space = Space.of(INHERITING.space, SHAPE)
+    least = dict.fromkeys(Grid.of(space).names, 1)
+
+    def blind(plan: Plan, **given: Any) -> Evaluation:
+        evaluation = with_weights(plan, **given)
+        correlation = 0.0 if plan != Plan.dense(SHAPE) else 0.8
+        measured = {"value": correlation, "unit": "", "source": "formula"}
+        return replace(evaluation, quantities={**evaluation.quantities, "matthews": measured})
+
+    listener = SilentListener()
+    assert work(study, blind, listener)
+    records: list[Record] = listener.records
+    assert any(record.weights is not None for record in records[1:])
+    assert {record.cut_from for record in records} <= {None, records[0].trial}
+    trials = [t for t in study.get_trials(deepcopy=False) if set(t.params) >= set(least)]
+    assert max(Recoveries(Grid.of(space), trials)(np.array([list(least.values())]))) <= 2
+
+
 def test_a_study_that_does_not_ask_for_it_keeps_no_weights(tmp_path: Path) -> None:
     study, _ = begin(tmp_path, DEFINITION)
     asked: list[Any] = []

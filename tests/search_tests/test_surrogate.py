@@ -10,10 +10,11 @@ import optuna
 import pytest
 from engine_cases import DEFINITION, OBJECTIVES, SHAPE, evaluation_of
 from optuna.study import Study
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from search.definition import Bound, Definition, SpaceSettings
-from search.engine import attributes, study
+from search.engine import attributes, study, surrogate
+from search.engine.ancestry import tells_nothing
 from search.engine.offspring import Grid
 from search.engine.response import Cost, Quality, curves
 from search.engine.sampler import make
@@ -79,6 +80,33 @@ def test_what_further_recoveries_bring_is_learned() -> None:
     assert max(float(np.sqrt((error**2).mean())) for error in errors) < 0.005
     blind = Quality(GRID, curves(GRID, some_mass())).fit(plans, seen).predict(fresh)[0] - quality(fresh)
     assert float(np.sqrt(((blind + 0.04) ** 2).mean())) > 0.012
+
+
+def test_a_score_that_only_bounds_the_quality_does_not_bend_the_model() -> None:
+    """What tells nothing apart scores the same however small it is: the model goes on falling below."""
+    plans, fresh = some_plans(80, 0), some_plans(300, 1)
+    floor = float(np.median(quality(plans)))
+    seen = np.maximum(quality(plans), floor)
+    model = Quality(GRID, curves(GRID, some_mass()))
+    above = quality(fresh) > floor
+    errors = {}
+    for bounded in (True, False):
+        mean, spread = model.fit(plans, seen, (seen <= floor) if bounded else None).predict(fresh)
+        errors[bounded] = float(np.sqrt(((mean - quality(fresh))[above] ** 2).mean()))
+        sure = (mean + spread < floor)[~above].mean()
+        assert sure > 0.8 if bounded else sure < 0.3
+    assert errors[True] < errors[False]
+
+
+def test_bounds_are_nothing_where_there_are_none_and_all_where_there_is_nothing_else() -> None:
+    plans = some_plans(30, 0)
+    model = Quality(GRID, curves(GRID, some_mass()))
+    expected = model.fit(plans, quality(plans)).predict(plans)[0]
+    none = model.fit(plans, quality(plans), np.zeros(30, dtype=bool)).predict(plans)[0]
+    assert none.tolist() == expected.tolist()
+    alone = model.fit(plans, np.full(30, 0.5), np.ones(30, dtype=bool)).predict(some_plans(50, 1))
+    assert np.isfinite(alone[0]).all()
+    assert np.isfinite(alone[1]).all()
 
 
 def test_quality_without_a_stored_importance_is_predicted_too() -> None:
@@ -151,10 +179,11 @@ def run(
     at_most: float | None = None,
     spoilt: float | None = None,
     seconds: Callable[[float], float] | None = None,
+    cliff: float | None = None,
 ) -> list[dict[str, Any]]:
     """So many trials; where a bound is given, those over it are infeasible, with the accuracy `spoilt`.
 
-    `seconds` says from the encoder's share how long one takes.
+    `seconds` says from the encoder's share how long one takes; below the share `cliff` all have the accuracy 0.5.
     """
     proposed = []
     for _ in range(count):
@@ -163,9 +192,11 @@ def run(
         values = [evaluation.quantities[o.name]["value"] for o in OBJECTIVES]
         if evaluation.violations.get("parameters", 0) > 0 and spoilt is not None:
             values[0] = spoilt
+        share = evaluation.quantities["encoder_share"]["value"]
+        if cliff is not None:
+            values[0] = 0.5 + 0.5 * max(0.0, share - cliff)
         trial.set_user_attr(attributes.QUANTITIES, evaluation.quantities)
         if seconds is not None:
-            share = evaluation.quantities["encoder_share"]["value"]
             trial.set_user_attr(attributes.SECONDS, {"recover": seconds(share)})
         for name, excess in evaluation.violations.items():
             trial.set_constraint(name, excess)
@@ -241,6 +272,42 @@ def test_what_takes_longer_has_to_promise_more() -> None:
     assert shares(lambda _share: 7.0) == alike
     assert np.mean(shares(lambda share: 1 + 50 * share)) < np.mean(alike) - 0.02
     assert np.mean(shares(lambda share: 51 - 50 * share)) > np.mean(alike) + 0.02
+
+
+def test_what_tells_nothing_apart_is_not_searched_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Below a third of the encoder all are at chance: that region is left alone, however cheap its trials are."""
+
+    def share(trial: FrozenTrial) -> float:
+        return float(trial.user_attrs[attributes.QUANTITIES]["encoder_share"]["value"])
+
+    blind = {}
+    for known in (True, False):
+        monkeypatch.setattr(surrogate, "tells_nothing", lambda trial, known=known: known and share(trial) <= 0.33)
+        blind[known] = 0
+        for seed in range(2):
+            opened, _definition = begun(seed=seed)
+            run(opened, 30, cliff=0.33, seconds=lambda kept: 1 + 20 * kept)
+            blind[known] += sum(share(trial) <= 0.33 for trial in opened.trials[8:])
+    assert blind[True] < 0.5 * blind[False], blind
+
+
+@pytest.mark.parametrize(
+    ("measured", "expected"),
+    [
+        ({"accuracy": 0.704, "matthews": 0.0}, True),
+        ({"accuracy": 0.3, "matthews": -0.1}, True),
+        ({"accuracy": 0.71, "matthews": 0.02}, False),
+        ({"pearson": 0.0, "spearman": 0.01}, True),
+        ({"pearson": 0.2}, False),
+        ({"accuracy": 0.5}, False),  # no correlation is recorded
+    ],
+)
+def test_what_tells_nothing_apart_is_known_by_its_correlation(measured: dict[str, float], *, expected: bool) -> None:
+    opened, _definition = begun()
+    run(opened, 1)
+    trial = opened.trials[0]
+    trial.set_user_attr(attributes.QUANTITIES, {name: {"value": value} for name, value in measured.items()})
+    assert tells_nothing(trial) is expected
 
 
 def test_recoveries_count_where_plans_are_cut_from_the_nearest_trial() -> None:
