@@ -236,7 +236,7 @@ def test_nothing_is_cut_from_a_model_that_tells_nothing_apart(tmp_path: Path) ->
     """Nor is it counted on: a plan within such a model, and within no other, begins with the study's model."""
     study, _ = begin(tmp_path, INHERITING)
     space = Space.of(INHERITING.space, SHAPE)
-    least = dict.fromkeys(Grid.of(space).names, 1)
+    grid = Grid.of(space)
 
     def blind(plan: Plan, **given: Any) -> Evaluation:
         evaluation = with_weights(plan, **given)
@@ -251,9 +251,12 @@ def test_nothing_is_cut_from_a_model_that_tells_nothing_apart(tmp_path: Path) ->
     seeing = records[0]
     assert seeing.plan == Plan.dense(SHAPE)
     assert {record.cut_from for record in records} <= {None, seeing.trial}
-    trials = [t for t in study.get_trials(deepcopy=False) if set(t.params) >= set(least)]
-    expected = 1 if seeing.weights is None else 2
-    assert Recoveries(Grid.of(space), trials)(np.array([list(least.values())])).tolist() == [expected]
+    trials = [t for t in study.get_trials(deepcopy=False) if set(t.params) >= set(grid.names)]
+    tried = set(map(tuple, grid.plans([t.params for t in trials]).tolist()))
+    drawn = np.random.default_rng(0).integers(grid.fewest, 3, (50, len(grid.names)))
+    fresh = np.array([plan for plan in drawn if tuple(plan) not in tried])
+    assert len(fresh) > 20
+    assert set(Recoveries(grid, trials)(fresh)) == {1.0 if seeing.weights is None else 2.0}
 
 
 def test_a_study_that_does_not_ask_for_it_keeps_no_weights(tmp_path: Path) -> None:
