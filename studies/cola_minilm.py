@@ -14,8 +14,8 @@ The teacher's schedule is tuned on the selection split, whose Matthews correlati
     2e-4, batch 32   0 13 20 25 24 26 27 28 29 27       4e-4, batch 32   0 throughout
     1e-4, batch 16   0 25 30 35 34 35 37 35             5e-5, batch 16   7 32 35, then ended
 
-On GLUE's dev set, on which nothing was chosen, it had 19, 25 and 26 at the end of these; at 5e-5 with 6 epochs 28.6 in the
-mean of five seeds (47.5 is published for this architecture, of another checkpoint: this one has been trained for
+On GLUE's dev set, on which nothing was chosen, it had 19, 25 and 26 at the end of these, and with 6 epochs at 5e-5 28.6
+in the mean of five seeds (47.5 is published for this architecture, of another checkpoint: this one has been trained for
 sentence embeddings since).
 """
 
