@@ -13,7 +13,7 @@
 - Model: the packaged checkpoint (6 layers of 384). Data: GLUE's SST-2 and CoLA under ../shared/data/glue, or where the
   variable PARETOBERT_GLUE says. `--tasks sst2` for one of the two.
 - SST-2: 12,000 of the 67,349 training rows, drawn once, without the phrases of the dev set's sentences; one epoch, 375
-  steps of 32, makes the teacher. CoLA: all rows but 100; the teacher's schedule is of `studies/cola_minilm.py`, and
+  steps of 32, makes the teacher. CoLA: all rows but 100; the teacher's schedule is that of `cola_minilm.py`, and
   what learns from it has half of SST-2's learning rate. The teacher is the same in all cells of a task.
 - CoLA trains for Fisher only, and its metric is Matthews' correlation; accuracy stands beside it.
 - A seed stands for the rows that Fisher and the least squares read, for the random scores, and for the batches of the
