@@ -307,7 +307,8 @@ def test_leaving_at_once_ends_workers_that_do_not_listen(case: Case) -> None:
 
 @needs_ray
 def test_a_limit_of_time_drains_the_workers(case: Case) -> None:
-    assert not case.place(trial_s=1, hours=8 / 3600)  # a worker takes some of it to begin
+    # Seven trials of 2 s do not fit into 8 s, of which a worker takes some to begin.
+    assert not case.place(trial_s=2, hours=8 / 3600)
     states = case.states()
     assert (states.get("failed", 0), states.get("running", 0)) == (0, 0)
     assert any(note.startswith("stopping: 1 workers finish their trials") for note in case.notes)
