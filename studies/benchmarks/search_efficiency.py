@@ -25,7 +25,8 @@
 - Model: the packaged checkpoint. Data: GLUE's SST-2 under ../shared/data/glue, or where the variable PARETOBERT_GLUE
   says: 12,000 of its 67,349 training rows, 1,000 whole sentences carved out of them as selection split, and the
   official dev set held out. With --quick: one seed, 1,500 rows, 300 sentences, 10 steps.
-- Interrupted, it goes on where it was: each trial is kept in runs/benchmarks/search_efficiency.
+- Interrupted, it goes on where it was: each trial is kept in runs/benchmarks/search_efficiency. A run with less compute
+  takes the first of them.
 
 The figure, one line per arm and seed, is written beside the JSON file, or into that folder.
 """
@@ -278,7 +279,7 @@ def run_plain(seed: Seed, budget_s: float) -> list[Point]:
         opened.sampler = NSGAIISampler(population_size=POPULATION, seed=1000 * given.engine.seed + len(opened.trials))
         opened.optimize(objective, n_trials=1)
         _tell("plain", points(), seed.cost_of("plain"), budget_s)
-    return points()
+    return within(points(), seed.cost_of("plain"), budget_s)
 
 
 def run_engine(arm: str, seed: Seed, budget_s: float) -> tuple[list[Point], float]:
@@ -332,7 +333,7 @@ def run_engine(arm: str, seed: Seed, budget_s: float) -> tuple[list[Point], floa
         if not work(opened, evaluate, Silent()):
             raise KeyboardInterrupt
         _tell(arm, points(), preparation, budget_s)
-    return points(), preparation
+    return within(points(), preparation, budget_s), preparation
 
 
 def _of_arm(arm: str, base: Definition) -> Definition:
@@ -375,6 +376,12 @@ def _tell(arm: str, points: Sequence[Point], preparation: float, budget_s: float
         f"{arm}: trial {len(points)}, {used:.0f} of {budget_s:.0f} s; share {last.share:.3f}, selection "
         f"{last.selection:.3f}, held-out {last.held_out:.3f}, {last.compute_s:.1f} s"
     )
+
+
+def within(points: list[Point], preparation: float, budget_s: float) -> list[Point]:
+    """The trials that began before the compute was used up; a longer run may have kept more."""
+    begun = preparation + np.cumsum([0.0, *(point.compute_s for point in points)])[:-1]
+    return points[: int((begun < budget_s).sum())]
 
 
 def curve(points: Sequence[Point], preparation: float) -> dict[str, list[float]]:

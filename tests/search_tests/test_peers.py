@@ -338,6 +338,13 @@ def test_a_way_goes_on_until_its_compute_is_used_up():
     assert until_used_up(make, (0.5,), spent_s=25.0, budget_s=25.0) == []
 
 
+def test_trials_that_a_longer_run_kept_are_left_out():
+    from search_efficiency import Point, within
+
+    kept = [Point(compute_s=8.0, share=share, selection=0.8, held_out=0.8) for share in (0.5, 0.4, 0.3)]
+    assert [len(within(kept, 3.0, budget_s)) for budget_s in (3, 3.1, 11, 11.1, 19.1, 600)] == [0, 1, 1, 2, 3, 3]
+
+
 def test_the_hypervolume_is_that_of_what_the_selection_split_chose():
     from gather import volume
     from searches import point
