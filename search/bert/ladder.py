@@ -8,6 +8,11 @@
 Importance says that some layers matter more than others; a uniform plan cannot use that, and random ratios crowd around
 half of the model. So size and tilt come first, and the search starts from there.
 
+The classification head reads the first token only, and the last attention block is that token's last look at the
+others. In the dense model its heads matter least, because earlier ones have told the token enough; a small model that
+has none of them learns nothing in a brief recovery and gives every sentence the same answer, where another of the same
+size is far above chance. So plans that follow a size keep a head there, whatever the size, where the space lets them.
+
 Where the rank of the word embeddings is a dimension, it goes with the size: then the whole model shrinks along the
 ladder, total parameters included, and small ones lie within reach of the search. Importance says nothing about it, so
 it is never tilted.
@@ -94,10 +99,11 @@ def tilted(space: Space, scores: Scores, *, size: float, tilt: float) -> dict[st
         tilt: From 0, the same everywhere, to 1, what the threshold keeps.
 
     Returns:
-        A ratio for each dimension.
+        A ratio for each dimension; that of the last layer's heads keeps at least one.
     """
     counts = {"heads": _over_threshold(scores.heads, size)}
     counts["neurons"] = _over_threshold(_blocks(scores.neurons, space.neuron_block), size)
+    last = f"layer.{space.shape.layers - 1}.heads"
     ratios = {}
     for dimension in space.dimensions:
         share = size
@@ -105,6 +111,8 @@ def tilted(space: Space, scores: Scores, *, size: float, tilt: float) -> dict[st
             _, layer, kind = dimension.name.split(".")
             threshold = counts[kind][int(layer)] / dimension.units
             share = (1 - tilt) * size + tilt * threshold
+        if dimension.name == last:
+            share = max(share, 1 / dimension.units)
         ratios[dimension.name] = dimension.snap(share) if dimension.usual is None else dimension.usual
     return ratios
 

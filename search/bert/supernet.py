@@ -141,7 +141,8 @@ def plans_of_step(space: Space, scores: Scores, settings: SupernetSettings, *, s
     """
     dice = np.random.default_rng((seed, step))
     drawn = [draw_plan(space, scores, smallest=settings.smallest, dice=dice) for _ in range(settings.plans)]
-    return [Plan.dense(space.shape), space.plan(space.uniform(settings.smallest)), *drawn]
+    smallest = space.plan(tilted(space, scores, size=settings.smallest, tilt=0.0))
+    return [Plan.dense(space.shape), smallest, *drawn]
 
 
 def draw_plan(space: Space, scores: Scores, *, smallest: float, dice: np.random.Generator) -> Plan:

@@ -188,6 +188,11 @@ def test_each_step_trains_the_dense_the_smallest_and_random_plans() -> None:
     assert steps[3] != plans_of_step(SPACE, SCORES, given, seed=1, step=3)
 
 
+def test_the_smallest_plan_always_looks_at_the_sentence() -> None:
+    given = SETTINGS.model_copy(update={"smallest": 0.05})
+    assert plans_of_step(SPACE, SCORES, given, seed=0, step=0)[1] == Plan((0,) * (LAYERS - 1) + (1,), (0,) * LAYERS)
+
+
 def test_small_and_large_sizes_are_drawn_as_often_as_medium_ones() -> None:
     """Independent ratios per layer would give shares of 0.5 ± 0.07, and none below a quarter."""
     space, dice = Space.of(SpaceSettings(), BERT_BASE), np.random.default_rng(0)
