@@ -320,8 +320,11 @@ def _kind(study: StudyRecord, record: Record, on_front: set[int]) -> str:
 
 
 def _is_uniform(record: Record) -> bool:
-    """Whether every layer keeps the same."""
-    return record.plan is not None and len(set(record.plan.heads)) == 1 and len(set(record.plan.neurons)) == 1
+    """Whether every layer keeps the same; the last one keeps a head even where the others have none."""
+    if record.plan is None or len(set(record.plan.neurons)) > 1:
+        return False
+    others, last = set(record.plan.heads[:-1]), record.plan.heads[-1]
+    return others <= {last} or (others == {0} and last == 1)
 
 
 def _thinned(records: list[Record]) -> list[Record]:

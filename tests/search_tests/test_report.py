@@ -131,6 +131,17 @@ def test_the_report_says_how_sure_each_point_of_the_front_is():
     assert f"95 % interval {low:.4f} to {high:.4f}" in page.text
 
 
+@pytest.mark.parametrize(("last", "kind"), [(0, "uniform"), (1, "uniform"), (2, "tilted")])
+def test_a_ladder_plan_is_uniform_though_its_last_layer_alone_keeps_a_head(last, kind):
+    study = synthetic(120)
+    rung = next(record for record in study.records if record.role == "ladder" and record.feasible)
+    plan = replace(rung.plan, heads=(0,) * (len(rung.plan.heads) - 1) + (last,))
+    records = tuple(replace(rung, plan=plan) if record is rung else record for record in study.records)
+    figure = check(replace(study, records=records)).data["figures"]["scatter-1"]
+    (trace,) = [trace for trace in figure["data"] if trace.get("meta") == kind]
+    assert rung.trial in trace["customdata"]
+
+
 def test_the_pictures_mark_the_dense_model_the_ladder_the_front_and_the_noise():
     study = synthetic(120)
     figure = check(study).data["figures"]["scatter-1"]
