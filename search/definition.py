@@ -304,7 +304,7 @@ class SupernetSettings(Part):
     """Random plans per step: a size first, then how it is spread over the layers."""
     smallest: Ratio = 0.125
     """Smallest size: the share of heads and of neuron blocks that the smallest plan keeps in every layer, raised to
-    where the space begins."""
+    where the space begins, and in the last layer to one head."""
     batch_size: int = Field(default=32, ge=1)
     """Sentences per step."""
     learning_rate: float = Field(default=1e-4, gt=0, lt=1)
