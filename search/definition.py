@@ -299,9 +299,9 @@ class SupernetSettings(Part):
     """The super-network, trained once per study so that all plans cut from it work; see recovery.start."""
 
     steps: int = Field(default=200, ge=1)
-    """Optimizer steps; each trains the dense model, the smallest plan and the random plans on the same sentences."""
+    """Optimizer steps; each trains the smallest plan and the random plans on the same sentences."""
     plans: int = Field(default=1, ge=0)
-    """Random plans per step: a size first, then how it is spread over the layers."""
+    """Random plans per step: a size first, each halving as likely, then how it is spread over the layers."""
     smallest: Ratio = 0.125
     """Smallest size: the share of heads and of neuron blocks that the smallest plan keeps in every layer, raised to
     where the space begins, and in the last layer to one head."""
@@ -317,6 +317,11 @@ class SupernetSettings(Part):
     """Weight of the distillation loss; the rest is cross-entropy on the labels."""
     temperature: float = Field(default=2.0, gt=0)
     """Softmax temperature of teacher and super-network in the distillation loss."""
+
+    @property
+    def drawn_from(self) -> float:
+        """The smallest size that random plans are drawn with; the logarithm of 0 would be no end of the range."""
+        return max(self.smallest, 0.01)
 
 
 class RecoverySettings(Part):

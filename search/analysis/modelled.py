@@ -73,17 +73,15 @@ def preparation_j(study: StudyRecord) -> dict[str, float]:
     one = dense_mj / 1000 * tokens / _tokens(study, definition.latency.tokens, tokens)
     ranked = TRAINING if definition.importance.method in ("fisher", "taylor") else 0
     supernet = definition.supernet
-    mean_plan = (1 + supernet.smallest) / 2
+    low = supernet.drawn_from
+    mean_plan = (low - 1) / math.log(low) if low < 1 else 1.0  # of sizes whose logarithm is uniform
     passes = {
         "tokens": 0.0,
         "directions": 0.0,
         "teacher": 0.0 if definition.teacher.fine_tuned else TRAINING * definition.teacher.epochs * count,
         "logits": float(count),
         "importance": min(definition.importance.rows, count) * (ranked + study.shape.layers + 2),
-        "supernet": TRAINING
-        * supernet.steps
-        * supernet.batch_size
-        * (1 + supernet.smallest + supernet.plans * mean_plan),
+        "supernet": TRAINING * supernet.steps * supernet.batch_size * (supernet.smallest + supernet.plans * mean_plan),
     }
     return {kind: passes[kind] * one for kind in study.preparation if kind in passes}
 

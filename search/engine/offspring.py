@@ -7,6 +7,10 @@
 
 Independent random ratios crowd around half the model, by the central limit, and a crossover of two plans of different
 sizes lands between them in every layer: neither adds to a ladder of sizes. A plan near the ladder does.
+
+Every other plan is a rung itself: of the size that was drawn, and spread over the layers as the importance says, by a
+tilt between none and whole. So the ladder gets finer as long as the search goes on, and where nothing beats a rung the
+search is a fine ladder, which is hard to beat.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,6 +27,8 @@ Plans = NDArray[np.int64]
 HEADS, NEURONS, OTHER = range(3)
 """Kinds of dimensions: shares of heads, shares of neuron blocks, and what is no matter of a layer's size."""
 
+RUNGS = 0.5
+"""Share of the offspring that are rungs of the ladder."""
 EXTRA_MOVES = 1.5
 """Moves beyond the first, on average."""
 REACH = 0.12
@@ -83,18 +89,25 @@ class Grid:
         return np.asarray(plans @ self.weights)
 
 
-def offspring(grid: Grid, parents: Plans, rng: np.random.Generator) -> NDArray[np.int64]:
+def offspring(
+    grid: Grid, parents: Plans, rng: np.random.Generator, *, mass: Sequence[NDArray[np.float64]] | None
+) -> NDArray[np.int64]:
     """Draw one new plan near some known ones.
 
     Args:
         grid: The space.
         parents: Known plans, at least one (plans, dimensions).
         rng: Where the draw comes from.
+        mass: Importance that each dimension keeps with 0, 1, ... units, one array (units + 1,) per dimension
+            (`search.engine.response.curves`), for rungs; None draws none.
 
     Returns:
         Units kept (dimensions,), within the bounds. It may be a known plan.
     """
-    child = _bred(grid, parents, rng)
+    size, below, above = _between(grid, parents, rng)
+    if mass is not None and rng.random() < RUNGS:
+        return _rung(grid, mass, size, below if rng.random() < 0.5 else above, rng)
+    child = _bred(grid, size, below, above, rng)
     for _ in range(1 + rng.poisson(EXTRA_MOVES)):
         _move(grid, child, rng)
     return child
@@ -121,22 +134,62 @@ def varied(grid: Grid, plan: NDArray[np.int64], rng: np.random.Generator) -> NDA
     return near
 
 
-def _bred(grid: Grid, parents: Plans, rng: np.random.Generator) -> NDArray[np.int64]:
-    """A plan of a new size between two neighbours, or beyond an end; not yet moved."""
+def _between(
+    grid: Grid, parents: Plans, rng: np.random.Generator
+) -> tuple[float, NDArray[np.int64], NDArray[np.int64]]:
+    """A size between two neighbours among the parents, or beyond an end; and these two, the smaller first."""
     parents = parents[np.argsort(grid.sizes(parents), kind="stable")]
     smallest, largest = float(grid.fewest @ grid.weights), float(grid.most @ grid.weights)
     sizes = np.clip(grid.sizes(parents), smallest, largest)  # the sum for many plans may differ in its last bit
     edges = np.concatenate([[smallest], sizes, [largest]])
     gap = int(rng.integers(len(edges) - 1))
     size = rng.uniform(edges[gap], edges[gap + 1])
-    below, above = parents[max(gap - 1, 0)], parents[min(gap, len(parents) - 1)]
+    return size, parents[max(gap - 1, 0)], parents[min(gap, len(parents) - 1)]
+
+
+def _bred(
+    grid: Grid, size: float, below: NDArray[np.int64], above: NDArray[np.int64], rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """A plan of a size, of two others; not yet moved."""
     scaled = np.stack([_scaled(grid, plan, size) for plan in (below, above)])
     if rng.random() < 0.5:
         share = rng.random()
         mixed = share * scaled[0] + (1 - share) * scaled[1]
     else:
         mixed = scaled[rng.integers(2, size=len(grid.names)), np.arange(len(grid.names))]
-    rounded = np.floor(mixed + rng.random(len(grid.names))).astype(np.int64)
+    return _rounded(grid, mixed, rng)
+
+
+def _rung(
+    grid: Grid,
+    mass: Sequence[NDArray[np.float64]],
+    size: float,
+    other: NDArray[np.int64],
+    rng: np.random.Generator,
+) -> NDArray[np.int64]:
+    """A plan of the ladder: the same share in every layer, mixed with what one threshold of importance keeps.
+
+    Dimensions that are no matter of size are another plan's.
+    """
+    tilt, plan = rng.random(), other.astype(np.float64)
+    for kind in (HEADS, NEURONS):
+        own = np.flatnonzero(grid.kinds == kind)
+        if not len(own):
+            continue
+        layer = np.repeat(own, grid.units[own])
+        gained = np.concatenate([np.diff(mass[dimension]) for dimension in own])
+        best = np.argsort(-gained, kind="stable")[: round(size * len(layer))]
+        kept = np.bincount(layer[best], minlength=len(grid.names))[own]
+        plan[own] = (1 - tilt) * size * grid.units[own] + tilt * kept
+    rung = _rounded(grid, plan, rng)
+    last = np.flatnonzero(grid.kinds == HEADS)[-1:]
+    rung[last] = np.maximum(rung[last], np.minimum(1, grid.most[last]))
+    return rung
+
+
+def _rounded(grid: Grid, plan: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.int64]:
+    """Whole units, within the bounds; which way a fraction goes is chance, so that sizes are kept on average."""
+    rounded = np.floor(plan + rng.random(len(grid.names))).astype(np.int64)
     return np.asarray(np.clip(rounded, grid.fewest, grid.most))
 
 

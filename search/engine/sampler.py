@@ -27,6 +27,7 @@ from optuna.trial import FrozenTrial, TrialState
 from search.definition import Definition, EngineSettings
 from search.engine import attributes
 from search.engine.offspring import Grid, offspring
+from search.engine.response import curves
 from search.engine.retry import this_worker
 from search.space import Space
 
@@ -70,13 +71,14 @@ class NearParents:
 
     def __call__(
         self,
-        study: Study,  # noqa: ARG002
+        study: Study,
         search_space: Mapping[str, BaseDistribution],
         parent_population: Sequence[FrozenTrial],
     ) -> dict[str, Any]:
         """Ratios of the child for all dimensions of `search_space`."""
         parents = self._grid.plans([parent.params for parent in parent_population])
-        child = self._grid.params(offspring(self._grid, parents, self._random))
+        mass = curves(self._grid, study.user_attrs.get(attributes.MASS, {}))
+        child = self._grid.params(offspring(self._grid, parents, self._random, mass=mass))
         return {name: child[name] for name in search_space}
 
 

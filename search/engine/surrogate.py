@@ -128,7 +128,7 @@ class SurrogateSampler(BaseSampler):
             return {}
         if len(usable) < FEWEST:
             near = self._grid.plans([t.params for t in usable or finished])
-            plan = offspring(self._grid, near, self._random)
+            plan = offspring(self._grid, near, self._random, mass=self._mass(study))
         else:
             begun = (TrialState.RUNNING, TrialState.WAITING)
             pending = [self._planned(t) for t in trials if t.state in begun]
@@ -141,6 +141,10 @@ class SurrogateSampler(BaseSampler):
     ) -> Any:
         """Draw one ratio by chance: the first plan of a study without a ladder."""
         return self._independent.sample_independent(study, trial, param_name, param_distribution)
+
+    def _mass(self, study: Study) -> list[Values]:
+        """Importance that each dimension keeps with 0, 1, ... units."""
+        return curves(self._grid, study.user_attrs.get(attributes.MASS, {}))
 
     def _has_plan(self, trial: FrozenTrial) -> bool:
         return all(name in trial.params for name in self._grid.names)
@@ -172,7 +176,8 @@ class SurrogateSampler(BaseSampler):
                 expected *= _keeps(model, self._definition.bounds[name], plans)
             return expected
 
-        pool = np.stack([offspring(self._grid, parents, self._random) for _ in range(POOL)])
+        mass = self._mass(study)
+        pool = np.stack([offspring(self._grid, parents, self._random, mass=mass) for _ in range(POOL)])
         for round_ in range(1 + ROUNDS):
             pool = self._random.permutation(np.unique(pool, axis=0))
             new = np.array([tuple(plan) not in known for plan in pool.tolist()])
@@ -201,7 +206,7 @@ class SurrogateSampler(BaseSampler):
         A plan that breaks a constraint was not recovered: its costs count, its quality does not.
         """
         closed = exact(self._space.shape, tokens=self._definition.latency.tokens)
-        mass = curves(self._grid, study.user_attrs.get(attributes.MASS, {}))
+        mass = self._mass(study)
         recoveries = Recoveries(self._grid, finished) if self._definition.recovery.inherits else None
 
         def model(values: dict[int, float], *, is_quality: bool, name: str) -> Response:

@@ -7,7 +7,7 @@
     random     random ratios, our recovery
     ladder     uniform and tilted plans at as many sizes as the compute allows, our recovery; no search
     default    the definition's defaults: its ladder, then its sampler
-    supernet   the default, each trial a slice of a super-network (`recovery.start`), without further steps
+    supernet   slices of a super-network (`recovery.start`) without further steps, and the surrogate sampler
     surrogate  the default's ladder, then the surrogate sampler
     nearest, nearest-surrogate, nearest-ladder     the same, each plan cut from the nearest finished trial
     supernet-nearest, supernet-nearest-ladder      nearest-surrogate and nearest-ladder, with slices of a super-network
@@ -341,14 +341,20 @@ def _of_arm(arm: str, base: Definition) -> Definition:
     engine, recovery = base.engine, base.recovery
     if arm == "random":
         engine = engine.model_copy(update={"sampler": "random", "ladder": ()})
-    if arm.endswith("surrogate") or arm == "supernet-nearest":
+    if arm.endswith("surrogate") or arm in ("supernet-nearest", "supernet"):
         engine = engine.model_copy(update={"sampler": "surrogate"})
     if arm == "supernet":
         recovery = recovery.model_copy(update={"start": "supernet", "steps": 0})
     if arm.startswith("supernet-nearest"):
         recovery = recovery.model_copy(update={"start": "supernet-nearest"})
     if arm.startswith("supernet"):
-        base = base.model_copy(update={"supernet": SupernetSettings(smallest=min(engine.ladder))})
+        base = base.model_copy(
+            update={
+                "supernet": SupernetSettings(
+                    steps=400, learning_rate=recovery.learning_rate, smallest=min(engine.ladder)
+                )
+            }
+        )
     if arm.startswith("nearest"):
         recovery = recovery.model_copy(update={"start": "nearest"})
     return base.model_copy(update={"name": f"{base.name}-{arm}", "engine": engine, "recovery": recovery})

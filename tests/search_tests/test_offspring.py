@@ -4,12 +4,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from engine_cases import SHAPE
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
+from search.bert.importance import Scores
+from search.bert.ladder import kept_mass, tilted
 from search.definition import LayerRanges, Range, SpaceSettings
-from search.engine.offspring import OTHER, Grid, offspring, varied
+from search.engine import offspring as module
+from search.engine.offspring import HEADS, NEURONS, OTHER, Grid, offspring, varied
+from search.engine.response import curves
 from search.plan import Plan, Shape, encoder_parameters
 from search.space import Dimension, Space
 
@@ -21,7 +26,7 @@ RUNGS = GRID.plans([SPACE.uniform(size) for size in (1.0, 0.75, 0.5, 0.25, 0.1)]
 
 def drawn(count: int, parents: np.ndarray = RUNGS, seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng(seed)
-    return np.stack([offspring(GRID, parents, rng) for _ in range(count)])
+    return np.stack([offspring(GRID, parents, rng, mass=None) for _ in range(count)])
 
 
 def test_sizes_are_the_shares_of_what_a_layer_can_lose() -> None:
@@ -83,7 +88,7 @@ def test_the_largest_plan_is_no_larger_than_the_largest_size(layers: int) -> Non
         grid = Grid.of(Space.of(SpaceSettings(neuron_block=32), shape))
         parents = np.stack([grid.most, np.maximum(grid.most // 2, grid.fewest)])
         for seed in range(8):
-            assert (offspring(grid, parents, np.random.default_rng(seed)) <= grid.most).all()
+            assert (offspring(grid, parents, np.random.default_rng(seed), mass=curves(grid, {})) <= grid.most).all()
 
 
 @settings(max_examples=60, deadline=None)
@@ -99,9 +104,59 @@ def test_bounds_are_kept(low: float, high: float, own: float, seed: int, count: 
     space = Space.of(SpaceSettings(heads=Range(low=low, high=high), neuron_block=16, layers=ranges), SHAPE)
     grid, rng = Grid.of(space), np.random.default_rng(seed)
     parents = rng.integers(grid.fewest, grid.most + 1, (count, len(grid.units)))
-    for plan in (offspring(grid, parents, rng), varied(grid, parents[0], rng)):
+    for plan in (
+        *(offspring(grid, parents, rng, mass=mass) for mass in (None, curves(grid, {}))),
+        varied(grid, parents[0], rng),
+    ):
         assert (plan >= grid.fewest).all()
         assert (plan <= grid.most).all()
+
+
+def rungs(count: int, grid: Grid, parents: np.ndarray, mass: list[np.ndarray], monkeypatch) -> np.ndarray:
+    monkeypatch.setattr(module, "RUNGS", 1.0)
+    rng = np.random.default_rng(0)
+    return np.stack([offspring(grid, parents, rng, mass=mass) for _ in range(count)])
+
+
+def test_a_rung_lies_between_the_uniform_plan_and_what_importance_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layer 0 has all the importance of heads and of neurons: whatever the tilt, it keeps the most."""
+    dice = torch.Generator().manual_seed(0)
+    scores = Scores(torch.rand(12, 12, generator=dice).double(), torch.rand(12, 3072, generator=dice).double())
+    scores.heads[0] += 10
+    scores.neurons[0] += 10
+    mass = curves(GRID, kept_mass(SPACE, scores))
+    drawn_rungs = rungs(200, GRID, RUNGS, mass, monkeypatch)
+    share = drawn_rungs / GRID.units
+    for kind, place in ((HEADS, 0), (NEURONS, 1)):
+        own = share[:, GRID.kinds == kind]
+        assert (own[:, 0] >= own[:, 1:].max(axis=1) - 1 / 12).mean() > 0.9, place
+    for size, tilt in ((0.25, 1.0), (0.5, 0.5)):
+        rung = GRID.plans([tilted(SPACE, scores, size=size, tilt=tilt)])[0]
+        near = np.abs(drawn_rungs - rung)[np.abs(GRID.sizes(drawn_rungs) - GRID.sizes(rung[None])) < 0.05]
+        assert near.sum(axis=1).min() < 40  # of 12 layers of 12 heads and 48 blocks
+    uniform = drawn_rungs[(share.max(axis=1) - share.min(axis=1)) < 0.2]
+    assert len(uniform) > 5
+
+
+def test_rungs_have_all_sizes_and_a_head_in_the_last_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    mass = curves(GRID, {})
+    drawn_rungs = rungs(300, GRID, RUNGS, mass, monkeypatch)
+    sizes = GRID.sizes(drawn_rungs)
+    assert sizes.min() < 0.05
+    assert sizes.max() > 0.9
+    last = [name for name in GRID.names if name.endswith("heads")][-1]
+    assert drawn_rungs[:, GRID.names.index(last)].min() == 1
+    others = drawn_rungs[:, GRID.kinds == HEADS][:, :-1]
+    assert others.min() == 0
+
+
+def test_half_of_the_offspring_are_rungs() -> None:
+    """A rung of a space without tilt differs from the uniform plan by less than one unit in each dimension."""
+    rng, mass = np.random.default_rng(0), curves(GRID, {})
+    plans = np.stack([offspring(GRID, RUNGS, rng, mass=mass) for _ in range(300)])
+    uniform = GRID.sizes(plans)[:, None] * GRID.units
+    near = (np.abs(plans - uniform) < 2).all(axis=1)
+    assert 0.3 < near.mean() < 0.7
 
 
 def test_a_dimension_that_is_no_matter_of_size_is_taken_from_parents_and_stepped() -> None:
@@ -110,6 +165,6 @@ def test_a_dimension_that_is_no_matter_of_size_is_taken_from_parents_and_stepped
     grid, rng = Grid.of(space), np.random.default_rng(0)
     assert grid.kinds[-1] == OTHER
     parents = np.concatenate([RUNGS, np.full((len(RUNGS), 1), 4)], axis=1)
-    ranks = [int(offspring(grid, parents, rng)[-1]) for _ in range(300)]
+    ranks = [int(offspring(grid, parents, rng, mass=None)[-1]) for _ in range(300)]
     assert 0.5 < np.mean(np.array(ranks) == 4) < 1.0
     assert set(ranks) >= {3, 4, 5}
