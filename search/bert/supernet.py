@@ -92,7 +92,8 @@ def train_supernet(
 
     Reference:
         Yu & Huang 2019, "Universally Slimmable Networks and Improved Training Techniques", sections 3.1 and 3.3
-        (sandwich rule, distillation; the largest plan is left out here); Hou et al. 2020, "DynaBERT", section 2.1 (units sorted by importance).
+        (sandwich rule, distillation; the largest plan is left out here); Hou et al. 2020, "DynaBERT", section 2.1
+        (units sorted by importance).
     """
     embeddings = words_of(model)
     embeddings.requires_grad_(False)
