@@ -177,7 +177,7 @@ def _rung(
         if not len(own):
             continue
         layer = np.repeat(own, grid.units[own])
-        gained = np.concatenate([np.diff(mass[dimension]) for dimension in own])
+        gained = np.concatenate([np.diff(mass[int(dimension)]) for dimension in own])
         best = np.argsort(-gained, kind="stable")[: round(size * len(layer))]
         kept = np.bincount(layer[best], minlength=len(grid.names))[own]
         plan[own] = (1 - tilt) * size * grid.units[own] + tilt * kept

@@ -158,7 +158,7 @@ class SurrogateSampler(BaseSampler):
         self, study: Study, finished: list[FrozenTrial], usable: list[FrozenTrial], pending: list[dict[str, float]]
     ) -> NDArray[np.int64]:
         """Of many plans near the predicted front, the one with the largest expected gain."""
-        objectives, bounds = self._models(study, finished, usable)
+        objectives, bounds = self._models(study, finished)
         scale = Scale.of(study, self._definition, objectives, self._grid.most[None])
         tried = self._grid.plans([trial.params for trial in usable] + pending)
         everything = self._grid.plans([trial.params for trial in finished] + pending)
@@ -198,19 +198,19 @@ class SurrogateSampler(BaseSampler):
         model = Cost(self._grid).fit(self._grid.plans([trial.params for trial in own]), seen / np.median(seen))
         return lambda plans: np.maximum(model.predict(plans)[0], FASTEST)
 
-    def _models(
-        self, study: Study, finished: list[FrozenTrial], usable: list[FrozenTrial]
-    ) -> tuple[list[Response], dict[str, Response]]:
+    def _models(self, study: Study, finished: list[FrozenTrial]) -> tuple[list[Response], dict[str, Response]]:
         """A model of each objective, in order, and of each bounded quantity.
 
-        A plan that breaks a constraint was not recovered: its costs count, its quality does not.
+        A plan that breaks a bound on its costs was not recovered: these count, its quality does not. One that breaks a
+        bound on its quality was, and where it did so tells where not to look again.
         """
+        recovered = [trial for trial in finished if _was_recovered(trial)]
         closed = exact(self._space.shape, tokens=self._definition.latency.tokens)
         mass = self._mass(study)
         recoveries = Recoveries(self._grid, finished) if self._definition.recovery.inherits else None
 
         def model(values: dict[int, float], *, is_quality: bool, name: str) -> Response:
-            own = [trial for trial in (usable if is_quality else finished) if trial.number in values]
+            own = [trial for trial in (recovered if is_quality else finished) if trial.number in values]
             plans = self._grid.plans([trial.params for trial in own])
             seen = np.array([values[trial.number] for trial in own])
             if name in closed:
@@ -314,6 +314,11 @@ def expected_gain(means: Values, spread: Values, front: Values, box: Values, *, 
     z = (means[:, axis][:, None] - best[None]) / sigma
     improvement = sigma * (z * ndtr(z) + np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi))
     return np.asarray((covers * improvement).mean(axis=1))
+
+
+def _was_recovered(trial: FrozenTrial) -> bool:
+    """Whether a finished trial broke no bound that is known before the recovery."""
+    return all(excess <= 0 or name in METRICS for name, excess in trial.constraints.items())
 
 
 def _keeps(model: Response, bound: Bound, plans: Plans) -> Values:

@@ -8,6 +8,7 @@
     ladder     uniform and tilted plans at as many sizes as the compute allows, our recovery; no search
     default    the definition's defaults: its ladder, then its sampler
     supernet   slices of a super-network (`recovery.start`) without further steps, and the surrogate sampler
+    supernet-recovered                             the same, each slice recovered at a quarter of the learning rate
     surrogate  the default's ladder, then the surrogate sampler
     nearest, nearest-surrogate, nearest-ladder     the same, each plan cut from the nearest finished trial
     supernet-nearest, supernet-nearest-ladder      nearest-surrogate and nearest-ladder, with slices of a super-network
@@ -91,6 +92,7 @@ ARMS = (
     "ladder",
     "default",
     "supernet",
+    "supernet-recovered",
     "surrogate",
     "nearest",
     "nearest-surrogate",
@@ -98,7 +100,7 @@ ARMS = (
     "supernet-nearest",
     "supernet-nearest-ladder",
 )
-OURS = ("default", "supernet", "surrogate", "nearest", "nearest-surrogate", "supernet-nearest")
+OURS = ("default", "supernet", "supernet-recovered", "surrogate", "nearest", "nearest-surrogate", "supernet-nearest")
 """The arms that search with our recovery, and have to beat the ladder."""
 POPULATION = 10
 HELD_OUT = "held_out_accuracy"
@@ -341,20 +343,18 @@ def _of_arm(arm: str, base: Definition) -> Definition:
     engine, recovery = base.engine, base.recovery
     if arm == "random":
         engine = engine.model_copy(update={"sampler": "random", "ladder": ()})
-    if arm.endswith("surrogate") or arm in ("supernet-nearest", "supernet"):
+    if arm.endswith("surrogate") or arm in ("supernet", "supernet-recovered", "supernet-nearest"):
         engine = engine.model_copy(update={"sampler": "surrogate"})
     if arm == "supernet":
         recovery = recovery.model_copy(update={"start": "supernet", "steps": 0})
+    if arm == "supernet-recovered":
+        gently = recovery.learning_rate / 4
+        recovery = recovery.model_copy(update={"start": "supernet", "learning_rate": gently})
     if arm.startswith("supernet-nearest"):
         recovery = recovery.model_copy(update={"start": "supernet-nearest"})
     if arm.startswith("supernet"):
-        base = base.model_copy(
-            update={
-                "supernet": SupernetSettings(
-                    steps=400, learning_rate=recovery.learning_rate, smallest=min(engine.ladder)
-                )
-            }
-        )
+        own = SupernetSettings(steps=400, learning_rate=base.recovery.learning_rate, smallest=min(engine.ladder))
+        base = base.model_copy(update={"supernet": own})
     if arm.startswith("nearest"):
         recovery = recovery.model_copy(update={"start": "nearest"})
     return base.model_copy(update={"name": f"{base.name}-{arm}", "engine": engine, "recovery": recovery})
