@@ -180,10 +180,12 @@ def run(
     spoilt: float | None = None,
     seconds: Callable[[float], float] | None = None,
     cliff: float | None = None,
+    at_least: float | None = None,
 ) -> list[dict[str, Any]]:
     """So many trials; where a bound is given, those over it are infeasible, with the accuracy `spoilt`.
 
     `seconds` says from the encoder's share how long one takes; below the share `cliff` all have the accuracy 0.5.
+    `at_least` bounds the accuracy.
     """
     proposed = []
     for _ in range(count):
@@ -195,11 +197,14 @@ def run(
         share = evaluation.quantities["encoder_share"]["value"]
         if cliff is not None:
             values[0] = 0.5 + 0.5 * max(0.0, share - cliff)
-        trial.set_user_attr(attributes.QUANTITIES, evaluation.quantities)
+        seen = {**evaluation.quantities, "accuracy": {**evaluation.quantities["accuracy"], "value": values[0]}}
+        trial.set_user_attr(attributes.QUANTITIES, seen)
         if seconds is not None:
             trial.set_user_attr(attributes.SECONDS, {"recover": seconds(share)})
         for name, excess in evaluation.violations.items():
             trial.set_constraint(name, excess)
+        if at_least is not None:
+            trial.set_constraint("accuracy", at_least - values[0])
         opened.tell(trial, values)
         if attributes.ROLE not in trial.user_attrs:
             proposed.append(ratios)
@@ -256,6 +261,15 @@ def test_the_accuracy_of_an_infeasible_trial_is_not_learned_from() -> None:
         opened, _definition = begun(constraints={"parameters": Bound(at_most=bound)})
         plans.append(run(opened, 13, at_most=bound, spoilt=accuracy))
     assert plans[0] == plans[1]
+
+
+def test_where_the_quality_breaks_its_bound_is_not_searched_on() -> None:
+    """Below three tenths of the encoder no plan is good enough: a few trials show it, however cheap they are."""
+    opened, _definition = begun(constraints={"accuracy": Bound(at_least=0.65)})
+    run(opened, 36, cliff=0.0, at_least=0.65, seconds=lambda kept: 1 + 20 * kept)
+    missed = [trial.constraints["accuracy"] > 0 for trial in opened.trials[8:]]
+    assert sum(missed) <= 8, missed
+    assert sum(missed[-10:]) <= 2, missed
 
 
 def test_what_takes_longer_has_to_promise_more() -> None:
