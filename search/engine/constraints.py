@@ -7,7 +7,7 @@ this is called once per trial, at its end.
 
 from collections.abc import Mapping
 
-from optuna.trial import Trial
+from optuna.trial import FrozenTrial, Trial
 
 DASHBOARD_KEY = "constraints"
 """System attribute that optuna-dashboard 0.21 reads."""
@@ -25,3 +25,11 @@ def set_constraints(trial: Trial, violations: Mapping[str, float]) -> None:
     for name, excess in violations.items():
         trial.set_constraint(name, excess)
     trial.storage.set_trial_system_attr(trial._trial_id, DASHBOARD_KEY, list(violations.values()))
+
+
+def violations_of(trial: FrozenTrial) -> dict[str, float]:
+    """How far a trial is over each bound, by constrained quantity.
+
+    Optuna gives the dashboard's list back too, under the numbers of its places; these are left out.
+    """
+    return {name: excess for name, excess in trial.constraints.items() if not name.isdigit()}

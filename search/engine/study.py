@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from search import definition as definitions
 from search.definition import Definition
 from search.engine import attributes
+from search.engine.constraints import violations_of
 from search.engine.metering import counter_of, energy_j, lasted_s
 from search.engine.retry import ATTEMPTS, unsettled
 from search.engine.sampler import population_size
@@ -344,7 +345,7 @@ def record(trial: FrozenTrial, objective_names: list[str]) -> Record:
         values=dict(zip(objective_names, values, strict=bool(values))),
         quantities=attrs.get(attributes.QUANTITIES, {}),
         feasible=all(value <= 0 for value in trial.constraints.values()),
-        violations={name: value for name, value in trial.constraints.items() if not name.isdigit()},
+        violations=violations_of(trial),
         seconds=attrs.get(attributes.SECONDS, {}),
         seed=attrs.get(attributes.SEED),
         answered_from=attrs.get(attributes.ANSWERED_FROM),

@@ -35,6 +35,7 @@ from scipy.special import ndtr
 from search.definition import METRICS, Bound, Definition
 from search.engine import attributes
 from search.engine.ancestry import Recoveries, tells_nothing
+from search.engine.constraints import violations_of
 from search.engine.offspring import Grid, Plans, offspring, varied
 from search.engine.response import Cost, Quality, Response, curves
 from search.plan import Plan, Shape, encoder_macs, encoder_parameters, total_parameters
@@ -318,7 +319,7 @@ def expected_gain(means: Values, spread: Values, front: Values, box: Values, *, 
 
 def _was_recovered(trial: FrozenTrial) -> bool:
     """Whether a finished trial broke no bound that is known before the recovery."""
-    return all(excess <= 0 or name in METRICS for name, excess in trial.constraints.items())
+    return all(excess <= 0 or name in METRICS for name, excess in violations_of(trial).items())
 
 
 def _keeps(model: Response, bound: Bound, plans: Plans) -> Values:

@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from search.definition import Bound, Definition, SpaceSettings
 from search.engine import attributes, study, surrogate
 from search.engine.ancestry import tells_nothing
+from search.engine.constraints import set_constraints
 from search.engine.offspring import Grid
 from search.engine.response import Cost, Quality, curves
 from search.engine.sampler import make
@@ -201,10 +202,8 @@ def run(
         trial.set_user_attr(attributes.QUANTITIES, seen)
         if seconds is not None:
             trial.set_user_attr(attributes.SECONDS, {"recover": seconds(share)})
-        for name, excess in evaluation.violations.items():
-            trial.set_constraint(name, excess)
-        if at_least is not None:
-            trial.set_constraint("accuracy", at_least - values[0])
+        under = {} if at_least is None else {"accuracy": at_least - values[0]}
+        set_constraints(trial, {**evaluation.violations, **under})
         opened.tell(trial, values)
         if attributes.ROLE not in trial.user_attrs:
             proposed.append(ratios)
