@@ -306,8 +306,8 @@ def show(task: str, dense: dict[str, float], cells: list[dict[str, Any]]) -> Non
         )
 
 
-def measured(task: str, *, quick: bool, hidden: bool, partial: bool) -> dict[str, Any]:
-    """Everything of one task."""
+def measured(task: str, *, quick: bool, hidden: bool, partial: bool, only: str | None) -> dict[str, Any]:
+    """Everything of one task, or one way of recovering."""
     study = definition(task)
     say(f"{task}: preparing tokens, teacher, logits")
     artifacts = Artifacts(FOLDER)
@@ -321,7 +321,7 @@ def measured(task: str, *, quick: bool, hidden: bool, partial: bool) -> dict[str
     kitchen = Kitchen(prepared, artifacts)
     how = study.model_dump(mode="json", include={"importance": {"rows"}, "recovery": True, "supernet": True})
     key = {**prepared.content, **how, "ridge": RIDGE, "hidden_weight": HIDDEN_WEIGHT}
-    asked = all_cells(task, quick=quick, hidden=hidden)
+    asked = [cell for cell in all_cells(task, quick=quick, hidden=hidden) if only in (None, cell.recovery)]
     results = filled(kitchen, asked, FOLDER / f"cells-{task}-{digest(key)[:12]}.jsonl", partial=partial)
     dense = kitchen.metrics(prepared.teacher)
     return {
@@ -339,9 +339,12 @@ def main() -> None:
     command.add_argument("--hidden", action="store_true", help="also distil the hidden states, a column of its own")
     command.add_argument("--partial", action="store_true", help="measure nothing more, print what is finished")
     command.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS, help="both by default")
+    ways = (*UNTRAINED, *TRAINED, NEAREST, SLICE)
+    command.add_argument("--only", choices=ways, help="one way of recovering; all by default")
     given = command.parse_args()
     tasks = {
-        task: measured(task, quick=given.quick, hidden=given.hidden, partial=given.partial) for task in given.tasks
+        task: measured(task, quick=given.quick, hidden=given.hidden, partial=given.partial, only=given.only)
+        for task in given.tasks
     }
     for task, found in tasks.items():
         show(task, found["dense"], found["cells"])
