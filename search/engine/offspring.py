@@ -8,9 +8,9 @@
 Independent random ratios crowd around half the model, by the central limit, and a crossover of two plans of different
 sizes lands between them in every layer: neither adds to a ladder of sizes. A plan near the ladder does.
 
-Every other plan is a rung itself: of the size that was drawn, and spread over the layers as the importance says, by a
-tilt between none and whole. So the ladder gets finer as long as the search goes on, and where nothing beats a rung the
-search is a fine ladder, which is hard to beat.
+Every other plan is a rung itself: of the size that was drawn, divided between heads and neurons, and each spread over
+the layers as the importance says, by a tilt between none and whole. So the ladder gets finer as long as the search goes
+on, and where nothing beats a rung the search is a fine ladder, which is hard to beat.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,6 +29,8 @@ HEADS, NEURONS, OTHER = range(3)
 
 RUNGS = 0.5
 """Share of the offspring that are rungs of the ladder."""
+BALANCE = 0.4
+"""Standard deviation of the logarithm by which a rung's share of heads differs from its size."""
 EXTRA_MOVES = 1.5
 """Moves beyond the first, on average."""
 REACH = 0.12
@@ -90,7 +92,12 @@ class Grid:
 
 
 def offspring(
-    grid: Grid, parents: Plans, rng: np.random.Generator, *, mass: Sequence[NDArray[np.float64]] | None
+    grid: Grid,
+    parents: Plans,
+    rng: np.random.Generator,
+    *,
+    mass: Sequence[NDArray[np.float64]] | None,
+    rungs: float = RUNGS,
 ) -> NDArray[np.int64]:
     """Draw one new plan near some known ones.
 
@@ -100,12 +107,13 @@ def offspring(
         rng: Where the draw comes from.
         mass: Importance that each dimension keeps with 0, 1, ... units, one array (units + 1,) per dimension
             (`search.engine.response.curves`), for rungs; None draws none.
+        rungs: Probability that the plan is a rung.
 
     Returns:
         Units kept (dimensions,), within the bounds. It may be a known plan.
     """
     size, below, above = _between(grid, parents, rng)
-    if mass is not None and rng.random() < RUNGS:
+    if mass is not None and rng.random() < rungs:
         return _rung(grid, mass, size, below if rng.random() < 0.5 else above, rng)
     child = _bred(grid, size, below, above, rng)
     for _ in range(1 + rng.poisson(EXTRA_MOVES)):
@@ -167,24 +175,34 @@ def _rung(
     other: NDArray[np.int64],
     rng: np.random.Generator,
 ) -> NDArray[np.int64]:
-    """A plan of the ladder: the same share in every layer, mixed with what one threshold of importance keeps.
+    """A plan of the ladder: per kind the same share in every layer, mixed with what one threshold of importance keeps.
 
     Dimensions that are no matter of size are another plan's.
     """
-    tilt, plan = rng.random(), other.astype(np.float64)
-    for kind in (HEADS, NEURONS):
-        own = np.flatnonzero(grid.kinds == kind)
+    plan = other.astype(np.float64)
+    kinds = [np.flatnonzero(grid.kinds == kind) for kind in (HEADS, NEURONS)]
+    heads, neurons = (float(grid.weights[own] @ grid.units[own]) for own in kinds)
+    for own, share in zip(kinds, _divided(size, heads, neurons, rng), strict=True):
         if not len(own):
             continue
-        layer = np.repeat(own, grid.units[own])
+        tilt, layer = rng.random(), np.repeat(own, grid.units[own])
         gained = np.concatenate([np.diff(mass[int(dimension)]) for dimension in own])
-        best = np.argsort(-gained, kind="stable")[: round(size * len(layer))]
+        best = np.argsort(-gained, kind="stable")[: round(share * len(layer))]
         kept = np.bincount(layer[best], minlength=len(grid.names))[own]
-        plan[own] = (1 - tilt) * size * grid.units[own] + tilt * kept
+        plan[own] = (1 - tilt) * share * grid.units[own] + tilt * kept
     rung = _rounded(grid, plan, rng)
     last = np.flatnonzero(grid.kinds == HEADS)[-1:]
     rung[last] = np.maximum(rung[last], np.minimum(1, grid.most[last]))
     return rung
+
+
+def _divided(size: float, heads: float, neurons: float, rng: np.random.Generator) -> tuple[float, float]:
+    """Shares of heads and of neurons that come to a size, where all of them are such shares of the whole."""
+    if not heads or not neurons:
+        return size, size
+    wanted = size * np.exp(rng.normal(0, BALANCE))
+    share = float(np.clip(wanted, max(0.0, (size - neurons) / heads), min(1.0, size / heads)))
+    return share, min(max((size - share * heads) / neurons, 0.0), 1.0)
 
 
 def _rounded(grid: Grid, plan: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.int64]:

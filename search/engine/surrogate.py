@@ -36,7 +36,7 @@ from search.definition import METRICS, Bound, Definition
 from search.engine import attributes
 from search.engine.ancestry import Recoveries, tells_nothing
 from search.engine.constraints import violations_of
-from search.engine.offspring import Grid, Plans, offspring, varied
+from search.engine.offspring import RUNGS, Grid, Plans, offspring, varied
 from search.engine.response import Cost, Quality, Response, curves
 from search.plan import Plan, Shape, encoder_macs, encoder_parameters, total_parameters
 from search.space import Space
@@ -45,6 +45,8 @@ Values = NDArray[np.float64]
 
 FEWEST = 6
 """Trials that a model needs; before, plans are drawn near the finished ones without it."""
+TELLING = 10
+"""Trials per dimension below which only rungs of the ladder are compared: fewer cannot tell what single layers need."""
 POOL = 300
 """Offspring that the model compares first."""
 ROUNDS = 2
@@ -177,14 +179,15 @@ class SurrogateSampler(BaseSampler):
                 expected *= _keeps(model, self._definition.bounds[name], plans)
             return expected
 
-        mass = self._mass(study)
-        pool = np.stack([offspring(self._grid, parents, self._random, mass=mass) for _ in range(POOL)])
-        for round_ in range(1 + ROUNDS):
+        mass, few = self._mass(study), len(finished) < TELLING * len(self._grid.names)
+        rounds, size, rungs = (0, 2 * POOL, 1.0) if few else (ROUNDS, POOL, RUNGS)
+        pool = np.stack([offspring(self._grid, parents, self._random, mass=mass, rungs=rungs) for _ in range(size)])
+        for round_ in range(1 + rounds):
             pool = self._random.permutation(np.unique(pool, axis=0))
             new = np.array([tuple(plan) not in known for plan in pool.tolist()])
             pool = pool[new] if new.any() else pool
             best = pool[np.argsort(-promise(pool), kind="stable")[:BEST]]
-            if round_ < ROUNDS:
+            if round_ < rounds:
                 picks = self._random.integers(len(best), size=POOL // 2)
                 pool = np.concatenate([best, [varied(self._grid, best[pick], self._random) for pick in picks]])
         return np.asarray(best[0])
