@@ -9,9 +9,9 @@ The checkpoint has 6 layers of 12 heads and 1,536 neurons, 22.7 M parameters (pa
 GLUE's train.tsv and dev.tsv in `../shared/data/glue/SST-2`, in SST-2 within `PARETOBERT_GLUE`, or --data; else the hub.
 The selection split is carved out of train by sentence, GLUE's dev set is held out.
 
-The teacher's schedule is within what Turc et al. 2019 searched for BERTs of such sizes (3e-5 to 3e-4, 4 epochs). Its one
-run had 88.9 % on dev, where 90 were hoped for; 91.5 % is published for this architecture, of another checkpoint: this one
-has been trained for sentence embeddings since. With --teacher.learning_rate and --name it is tuned.
+The teacher's schedule is within what Turc et al. 2019 searched for BERTs of such sizes (3e-5 to 3e-4, 4 epochs). Its
+one run had 88.9 % on dev, where 90 were hoped for; 91.5 % is published for this architecture, of another checkpoint:
+this one has been trained for sentence embeddings since. With --teacher.learning_rate and --name it is tuned.
 """
 
 import sys

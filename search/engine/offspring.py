@@ -177,9 +177,11 @@ def _rung(
 ) -> NDArray[np.int64]:
     """A plan of the ladder: per kind the same share in every layer, mixed with what one threshold of importance keeps.
 
-    Dimensions that are no matter of size are another plan's.
+    Dimensions that are no matter of size are another plan's, and each of them is moved every other time.
     """
     plan = other.astype(np.float64)
+    moves = rng.choice((-1, 1), len(plan)) * np.maximum(1.0, np.abs(rng.normal(0, REACH, len(plan))) * grid.units)
+    plan += np.where((grid.kinds == OTHER) & (rng.random(len(plan)) < 0.5), moves, 0.0)
     kinds = [np.flatnonzero(grid.kinds == kind) for kind in (HEADS, NEURONS)]
     heads, neurons = (float(grid.weights[own] @ grid.units[own]) for own in kinds)
     for own, share in zip(kinds, _divided(size, heads, neurons, rng), strict=True):

@@ -132,7 +132,7 @@ def test_a_rung_lies_between_the_uniform_plan_and_what_importance_keeps() -> Non
         rung = GRID.plans([tilted(SPACE, scores, size=size, tilt=tilt)])[0]
         nearest = np.abs((drawn_rungs - rung) / GRID.units).mean(axis=1).min()
         independent = np.abs((drawn(1000) - rung) / GRID.units).mean(axis=1).min()
-        assert nearest < 0.04, (size, tilt)
+        assert nearest < 0.06, (size, tilt)
         assert tilt == 0.0 or nearest < 0.5 * independent, (size, tilt)
 
 
@@ -166,6 +166,8 @@ def test_a_dimension_that_is_no_matter_of_size_is_taken_from_parents_and_stepped
     grid, rng = Grid.of(space), np.random.default_rng(0)
     assert grid.kinds[-1] == OTHER
     parents = np.concatenate([RUNGS, np.full((len(RUNGS), 1), 4)], axis=1)
-    ranks = [int(offspring(grid, parents, rng, mass=None)[-1]) for _ in range(300)]
-    assert 0.5 < np.mean(np.array(ranks) == 4) < 1.0
-    assert set(ranks) >= {3, 4, 5}
+    for share in (0.0, 1.0):
+        mass = curves(grid, {})
+        ranks = [int(offspring(grid, parents, rng, mass=mass, rungs=share)[-1]) for _ in range(300)]
+        assert 0.4 < np.mean(np.array(ranks) == 4) < 1.0, share
+        assert set(ranks) >= {3, 4, 5}, share
