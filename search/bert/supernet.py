@@ -118,6 +118,9 @@ def train_supernet(
             part = loss(logits.float(), labels, numbers)
             part.backward()  # type: ignore[no-untyped-call]
             value += part.detach()
+        for parameter in model.parameters():  # of a block that no plan of this step keeps: AdamW counts steps for each
+            if parameter.requires_grad and parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         last = step + 1 == settings.steps

@@ -306,6 +306,25 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(tmp_path: Path, mon
     assert equal(model, trained())
 
 
+def test_a_block_that_no_plan_has_kept_yet_does_not_hinder_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its weights have had no gradient when the state is kept; their steps are counted all the same."""
+    monkeypatch.setattr(supernet, "SAVE_EVERY_S", 0.0)
+    real = supernet.plans_of_step
+
+    def late(*given: Any, step: int, **others: Any) -> list[Plan]:
+        bare = Plan((0, 1, 1), (4, 0, 4))
+        return real(*given, step=step, **others) if step > 2 else [bare, bare]
+
+    monkeypatch.setattr(supernet, "plans_of_step", late)
+    file, steps = tmp_path / "state.safetensors", []
+    interrupted(file, 2)
+    model = trained(state=file, on_step=lambda done, _total: steps.append(done))
+    assert steps == [3, 4, 5, 6]
+    assert equal(model, trained())
+
+
 @pytest.mark.parametrize("damage", ["torn", "empty", "a moment is missing", "no steps"])
 def test_a_state_that_is_not_whole_is_not_trusted(damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from safetensors.torch import load_file, save_file
