@@ -96,7 +96,7 @@ def offspring(
     parents: Plans,
     rng: np.random.Generator,
     *,
-    mass: Sequence[NDArray[np.float64]] | None,
+    mass: Sequence[NDArray[np.float64]],
     rungs: float = RUNGS,
 ) -> NDArray[np.int64]:
     """Draw one new plan near some known ones.
@@ -106,14 +106,14 @@ def offspring(
         parents: Known plans, at least one (plans, dimensions).
         rng: Where the draw comes from.
         mass: Importance that each dimension keeps with 0, 1, ... units, one array (units + 1,) per dimension
-            (`search.engine.response.curves`), for rungs; None draws none.
+            (`search.engine.response.curves`), for rungs.
         rungs: Probability that the plan is a rung.
 
     Returns:
         Units kept (dimensions,), within the bounds. It may be a known plan.
     """
     size, below, above = _between(grid, parents, rng)
-    if mass is not None and rng.random() < rungs:
+    if rng.random() < rungs:
         return _rung(grid, mass, size, below if rng.random() < 0.5 else above, rng)
     child = _bred(grid, size, below, above, rng)
     for _ in range(1 + rng.poisson(EXTRA_MOVES)):

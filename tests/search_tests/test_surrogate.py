@@ -271,7 +271,9 @@ def test_where_the_quality_breaks_its_bound_is_not_searched_on() -> None:
     assert sum(missed[-10:]) <= 2, missed
 
 
-def test_what_takes_longer_has_to_promise_more() -> None:
+def test_what_takes_longer_has_to_promise_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(surrogate, "TELLING", 0)  # rungs alone are few in so small a space
+
     def shares(seconds: Callable[[float], float] | None) -> list[float]:
         """Encoder shares of proposals, where a trial takes so many seconds by its share."""
         kept = []
@@ -287,7 +289,7 @@ def test_what_takes_longer_has_to_promise_more() -> None:
     alike = shares(None)
     assert shares(lambda _share: 7.0) == alike
     assert np.mean(shares(lambda share: 1 + 50 * share)) < np.mean(alike) - 0.02
-    assert np.mean(shares(lambda share: 51 - 50 * share)) > np.mean(alike) + 0.01
+    assert np.mean(shares(lambda share: 51 - 50 * share)) > np.mean(alike) + 0.02
 
 
 def test_what_tells_nothing_apart_is_not_searched_for(monkeypatch: pytest.MonkeyPatch) -> None:
