@@ -82,8 +82,8 @@ def definition_in(folder: Path, minilm: Path, movie_reviews: Path, *, pairs: boo
 
 SCHEDULE = {"learning_rate": {"low": 1e-4, "high": 1e-2}, "steps": {"low": 2, "high": 6}}
 SMALLER = {"embedding": {"low": 0.0}, "embedding_block": 16, "vocabulary": "train"}
-SMALL: dict[str, Any] = {"space": {"schedule": SCHEDULE}}
-"""Of single texts, with the schedule among its dimensions."""
+SMALL: dict[str, Any] = {"space": {"schedule": SCHEDULE}, "engine": {"seed": 4}}
+"""Of single texts, with the schedule among its dimensions; with this seed the trial that is searched moves it."""
 PAIRS: dict[str, Any] = {"name": "pairs", "pairs": True, "space": SMALLER}
 """Of pairs of texts, with factorised word embeddings and a reduced vocabulary."""
 

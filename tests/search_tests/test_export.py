@@ -244,7 +244,11 @@ def test_the_folder_holds_the_trial_and_says_what_was_found(
 
 
 def test_the_card_names_numbers_lineage_and_limits_and_no_place_on_this_machine(
-    small: Searched, singles: tuple[Path, dict[str, Any]], couples: tuple[Path, dict[str, Any]], folder: Path
+    small: Searched,
+    pairs: Searched,
+    singles: tuple[Path, dict[str, Any]],
+    couples: tuple[Path, dict[str, Any]],
+    folder: Path,
 ) -> None:
     path, about = singles
     text = (path / "README.md").read_text()
@@ -263,7 +267,10 @@ def test_the_card_names_numbers_lineage_and_limits_and_no_place_on_this_machine(
     ):
         assert expected in text, expected
     other = (couples[0] / "README.md").read_text()
-    assert "The word embeddings have rank 16 of 64." in other
+    plan = pairs.again.study.records[4].plan
+    assert plan is not None
+    assert plan.rank is not None
+    assert f"The word embeddings have rank {plan.rank} of 64." in other
     assert "The vocabulary is reduced:" in other
     assert '"text_pair": "second text"' in other
     place = str(folder.parent)
