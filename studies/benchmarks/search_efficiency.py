@@ -53,7 +53,6 @@ from harness import Clock, finish, parser, say
 from optuna.samplers import NSGAIISampler
 from plotly.colors import qualitative
 from plotly.subplots import make_subplots
-from safetensors.torch import load_file
 from scipy.stats import t
 from synthetic import ARMS as SYNTHETIC_ARMS
 from synthetic import GAP, INHERITING, compare, volume
@@ -68,18 +67,18 @@ from search import (
     Task,
     TeacherSettings,
     pipeline,
+    supernets,
 )
 from search.artifacts import Artifacts, digest
-from search.bert.encoding import Encoded
 from search.bert.ladder import in_order, kept_mass, ladder
 from search.bert.splitting import load_splits
 from search.bert.training import score
 from search.engine import storage
 from search.engine import study as studies
 from search.engine.worker import work
-from search.keys import SUPERNET, wanted
+from search.keys import SUPERNET, importance_key, wanted
 from search.plan import Plan, encoder_parameters
-from search.preparation import SCORING_BATCH, Prepared, prepare
+from search.preparation import SCORING_BATCH, Prepared, held_out_rows, prepare
 from search.records import Evaluation, ObjectiveInfo, Record
 
 ROOT = Path(__file__).parents[2]
@@ -162,11 +161,9 @@ class HeldOut:
 
     name, unit, direction, needs_scores = HELD_OUT, "", "maximize", True
 
-    def __init__(self, prepared: Prepared, artifacts: Artifacts) -> None:
-        folder = artifacts.found("tokens", prepared.content["rows"])
-        assert folder is not None
-        self._rows = Encoded.from_tensors(load_file(folder / "held_out.safetensors"))
-        self._prepared = prepared
+    def __init__(self, prepared: Prepared) -> None:
+        assert prepared.artifacts is not None
+        self._prepared, self._rows = prepared, held_out_rows(prepared, prepared.artifacts)
         self.compute_s = 0.0
 
     def measure(self, subject: Subject) -> Measurement:
@@ -286,21 +283,11 @@ def run_plain(seed: Seed, budget_s: float) -> list[Point]:
 
 def run_engine(arm: str, seed: Seed, budget_s: float) -> tuple[list[Point], float]:
     """An arm that uses the engine; its points, and the compute of its preparation."""
-    given = _of_arm(arm, seed.base)
-    cost = seed.folder / f"{arm}-preparation.json"
-    prepared, own = seed.prepared, {}
+    given, prepared, preparation = _of_arm(arm, seed.base), seed.prepared, seed.cost_of(arm)
     if given.recovery.cuts_supernet:
-        # Arms with the same super-network share it; each is charged what it took.
-        cost = seed.folder / "supernet-preparation.json"
-        if not cost.exists():  # its training would go on from where it was interrupted, and only the rest be charged
-            for left in seed.artifacts.folder.glob(f"*{SUPERNET}-*"):
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
-        prepared, own = _prepared(given, seed.artifacts)
-    if not cost.exists():
-        # What the other arms need as well is found by now, and took next to nothing.
-        cost.write_text(json.dumps(sum(own.values())), encoding="utf-8")
-    preparation = seed.cost_of(arm) + float(json.loads(cost.read_text(encoding="utf-8")))
-    held_out = HeldOut(prepared, seed.artifacts)
+        prepared, own_s = with_supernet(given, seed)
+        preparation += own_s
+    held_out = HeldOut(prepared)
     prepared = replace(prepared, definition=given, objectives={**prepared.objectives, HELD_OUT: held_out})
     infos = [prepared.objectives[name] for name in given.objective_names]
     opened = studies.create(
@@ -336,6 +323,34 @@ def run_engine(arm: str, seed: Seed, budget_s: float) -> tuple[list[Point], floa
             raise KeyboardInterrupt
         _tell(arm, points(), preparation, budget_s)
     return within(points(), preparation, budget_s), preparation
+
+
+def with_supernet(given: Definition, seed: Seed) -> tuple[Prepared, float]:
+    """What is prepared, with the super-network of a definition, and the compute that this took.
+
+    Arms with the same super-network share it; each is charged all of it.
+    """
+    cost, prepared = seed.folder / "supernet-preparation.json", seed.prepared
+    if not cost.exists():  # its training would go on from where it was interrupted, and only the rest be charged
+        for left in seed.artifacts.folder.glob(f"*{SUPERNET}-*"):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+    clock = Clock(prepared.device)
+    supernet = supernets.made(
+        given,
+        seed.artifacts,
+        prepared.teacher,
+        importance_key(given, prepared.content),
+        prepared.scores,
+        prepared.space,
+        prepared.train,
+        prepared.teacher_logits,
+        pad_id=prepared.pad_id,
+        on_step=_said,
+        on_wait=say,
+    )
+    if not cost.exists():
+        cost.write_text(json.dumps(clock.seconds()), encoding="utf-8")
+    return replace(prepared, supernet=supernet), float(json.loads(cost.read_text(encoding="utf-8")))
 
 
 def _of_arm(arm: str, base: Definition) -> Definition:

@@ -345,6 +345,37 @@ def test_trials_that_a_longer_run_kept_are_left_out():
     assert [len(within(kept, 3.0, budget_s)) for budget_s in (3, 3.1, 11, 11.1, 19.1, 600)] == [0, 1, 1, 2, 3, 3]
 
 
+def test_a_super_network_of_another_seed_comes_of_the_same_teacher_and_is_charged_once_and_for_all(
+    prepared, tmp_path, monkeypatch
+):
+    import search_efficiency as efficiency
+
+    from search.artifacts import Artifacts
+
+    given = prepared.definition
+    engine = given.engine.model_copy(update={"seed": 7, "ladder": (0.5,), "tilts": (), "trials": 1})
+    base = given.model_copy(update={"engine": engine, "objectives": ("metric", "encoder_share")})
+    artifacts = Artifacts(tmp_path / "artifacts")
+    seed = efficiency.Seed(base, tmp_path, prepared, artifacts, {"importance": 2.0})
+    monkeypatch.setattr(efficiency.pipeline, "ALWAYS", ("encoder_share", efficiency.HELD_OUT))
+    points, preparation_s = efficiency.run_engine("supernet-recovered", seed, 1e-3 + preparation_of(seed))
+    assert [one.name.split("-")[0] for one in artifacts.folder.iterdir() if one.is_dir()] == ["supernet"]
+    assert preparation_s == preparation_of(seed) > 2.0
+    assert len(points) == 1  # the dense model, with which it begins
+    made = next(artifacts.folder.glob("supernet-*/model.safetensors"))
+    before = made.stat().st_mtime_ns
+    assert efficiency.run_engine("supernet-recovered", seed, preparation_of(seed)) == ([], preparation_s)
+    assert made.stat().st_mtime_ns == before
+
+
+def preparation_of(seed):
+    """Seconds of a super-network's preparation, which is made where it is not there."""
+    import search_efficiency as efficiency
+
+    given = efficiency._of_arm("supernet-recovered", seed.base)
+    return sum(seed.preparation.values()) + efficiency.with_supernet(given, seed)[1]
+
+
 def test_the_hypervolume_is_that_of_what_the_selection_split_chose():
     from gather import volume
     from searches import point

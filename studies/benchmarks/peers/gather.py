@@ -14,7 +14,7 @@ from kept import Kept
 from ways import OURS, WAYS, Cell, Way, opened
 
 from search import Definition
-from search.artifacts import digest
+from search.artifacts import Artifacts, digest
 from search.errors import TrialError
 
 FOLDER = HERE.parents[2] / "runs" / "benchmarks" / "peers"
@@ -56,6 +56,7 @@ class Comparison:
         self.quick, self.seeds, self.budget_s, self.partial = quick, seeds, budget_s, partial
         base = efficiency.definition(seed=0, quick=quick)
         recovery = base.recovery.model_copy(update={"steps": 20 if quick else 100})
+        self.steps = {"default": recovery.steps, "supernet-recovered": base.recovery.steps}
         self.definition: Definition = base.model_copy(update={"name": "peers", "recovery": recovery})
         how = self.definition.model_dump(mode="json", exclude={"name"})
         self.folder = FOLDER / f"{'quick-' if quick else ''}{digest(how)[:12]}"
@@ -104,7 +105,7 @@ class Comparison:
         if not found.models:
             return
         if name == OURS:
-            points, spent_s = self._our_search(seed)
+            points, spent_s = self._our_search("default", seed)
         else:
             spent_s = self.spent_s(recovery)
             points = searches.until_used_up(make, searches.sizes(targets), spent_s=spent_s, budget_s=self.budget_s)
@@ -119,15 +120,22 @@ class Comparison:
         )
         return result
 
-    def _our_search(self, seed: int) -> tuple[list[efficiency.Point], float]:
-        """Trials of our default search, and the compute of its preparation."""
+    def with_supernet(self) -> list[float]:
+        """Hypervolumes of our search of slices of a super-network, recovered by few and gentle steps; one per seed."""
+        return [volume(*self._our_search("supernet-recovered", seed)) for seed in range(self.seeds)]
+
+    def _our_search(self, arm: str, seed: int) -> tuple[list[efficiency.Point], float]:
+        """Trials of an arm of `search_efficiency.py`, and the compute of its preparation."""
         engine = self.definition.engine.model_copy(update={"seed": seed})
+        recovery = self.definition.recovery.model_copy(update={"steps": self.steps[arm]})
         folder = self.folder / f"search-{seed}"
         folder.mkdir(exist_ok=True)
-        base = self.definition.model_copy(update={"engine": engine})
+        base = self.definition.model_copy(update={"engine": engine, "recovery": recovery})
         needed = {stage: self.shared.preparation[stage] for stage in ("teacher logits", "importance")}
-        own = replace(self.shared, base=base, folder=folder, preparation=needed)
-        return efficiency.run_engine("default", own, self.budget_s)
+        own = replace(
+            self.shared, base=base, folder=folder, artifacts=Artifacts(folder / "artifacts"), preparation=needed
+        )
+        return efficiency.run_engine(arm, own, self.budget_s)
 
     def of_search(self, name: str) -> Found:
         """What a search gives that proposes plans: the best trial within each size, and the hypervolume."""

@@ -1,7 +1,8 @@
 """Fronts at matched compute: each way goes on, size after size or proposal after proposal, until it is used up.
 
     size after size   the targets first, then other sizes between and below them (all ways but the two searches)
-    ours              the default of `search_efficiency.py`: a ladder of tilted plans, then NSGA-II
+    ours              of `search_efficiency.py` the default, a ladder of tilted plans and then NSGA-II; and
+                      supernet-recovered, slices of a super-network and the surrogate sampler
     Syne Tune         MO-REA proposes; its trials are what its user would write (magnitude, cross-entropy), or ours
 
 What the last model takes over the compute is kept.
