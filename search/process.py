@@ -92,6 +92,7 @@ def begin(start: Start, place: Place, limits: Limits, listener: Listener) -> boo
     if existing is not None and about is not None:
         studies.check_same(existing, definition)
     from search import preparation
+    from search.bert.checkpoint import is_fine_tuned
     from search.bert.ladder import in_order, kept_mass, ladder
     from search.records import ObjectiveInfo
 
@@ -99,6 +100,11 @@ def begin(start: Start, place: Place, limits: Limits, listener: Listener) -> boo
     artifacts = artifacts_of(place, definition.name)
     artifacts.check_writable()
     counter = artifacts.counter = _counter(device, limits)
+    if about is None and not definition.teacher.fine_tuned and is_fine_tuned(definition.model):
+        listener.note(
+            f"'{definition.model}' holds a classifier already, and is fine-tuned again; with teacher.fine_tuned it is "
+            "the dense model as it is"
+        )
     prepared = preparation.prepare(
         definition,
         artifacts,

@@ -137,6 +137,7 @@ class Reader:
 
     def _as_run(self, line: str) -> str:
         command = re.sub(r"--(seeds|points|epochs) \d+", r"--\1 1", self._meant(line.split("  #")[0].strip()))
+        command = re.sub(r"--trials \d+", "--trials 6", command)  # more than the 4 of SMALL
         if command.startswith(NOT_RUN):
             return ""
         if command.startswith("pytest"):
