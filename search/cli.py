@@ -7,10 +7,12 @@ Without `--storage` it is `PARETOBERT_STORAGE`, else the SQLite file that a stud
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -437,7 +439,7 @@ def run(
     start(
         from_file(definition),
         context.args,
-        program=f"paretobert run {definition}",
+        program=f"paretobert run {shlex.quote(str(definition))}",
         command=(sys.executable, "-m", "search", "run", str(definition)),
     )
 
@@ -476,10 +478,17 @@ def studies(
     if not urls:
         raise UserError("there is no runs/*/study.db here; name a study database with --storage")
     console = make_console()
+    broken = ""
     for url in urls:
-        opened = storages.open_storage(url, create=False)
+        try:
+            listed = engine.overview(storages.open_storage(url, create=False))
+        except UserError as error:  # the others are listed all the same
+            broken = f"{broken}\n{error}" if broken else str(error)
+            continue
         console.print(storages.shown(url), markup=False, highlight=False, soft_wrap=True)
-        console.print(render_studies(engine.overview(opened)))
+        console.print(render_studies(listed))
+    if broken:
+        raise UserError(broken)
 
 
 @app.command()
@@ -587,6 +596,8 @@ def predict(
     from search.shipping import predict as predict_lines
 
     quieten()
+    if isinstance(sys.stdin, TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # what cannot be decoded is said with the number of its line
     predict_lines(folder, sys.stdin, sys.stdout, device=device, batch_size=batch_size, as_json=as_json)
 
 

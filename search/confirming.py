@@ -1,6 +1,7 @@
 """`paretobert confirm`: the points, their trainings one seed after the other, and what came of them in the study.
 
-Seeds go round: after the first round every point has been trained once. What is done is written into the study at once.
+Seeds go round: after the first round every point has been trained once. What is done is written into the study at once;
+what was confirmed with more seeds before keeps them.
 """
 
 from collections.abc import Sequence
@@ -69,15 +70,25 @@ def confirm(name: str, place: Place, wanted: Wanted, listener: Listener) -> Stud
         )
         for record in records
     }
+    there = {each.trial: each for each in study.confirmations}
+    before = {  # as many trainings of the same kind lie there: fewer never take their place
+        trial: len(deployed.remembered(prepared, study, artifacts, there[trial]))
+        for trial, recovery in settings.items()
+        if trial in there and there[trial].recovery == ({} if recovery is None else recovery.model_dump(mode="json"))
+    }
+    turns = {
+        trial: 1 if recovery is None else max(wanted.seeds, before.get(trial, 0))
+        for trial, recovery in settings.items()
+    }
     done: dict[int, list[deployed.Training]] = {record.trial: [] for record in records}
     known = {}
     made: dict[int, Confirmation] = {}
-    for turn in range(wanted.seeds):
+    for turn in range(max(turns.values())):
         for record in records:
             trial, recovery = record.trial, settings[record.trial]
-            if recovery is None and turn:
+            if turn >= turns[trial]:
                 continue
-            listener.note(f"trial {trial}, training {turn + 1} of {1 if recovery is None else wanted.seeds}")
+            listener.note(f"trial {trial}, training {turn + 1} of {turns[trial]}")
             try:
                 training = deployed.train_again(
                     prepared,
@@ -86,7 +97,7 @@ def confirm(name: str, place: Place, wanted: Wanted, listener: Listener) -> Stud
                     rows,
                     trial,
                     recovery,
-                    None if recovery is None else deployed.seeds_of(study, trial, wanted.seeds)[turn],
+                    None if recovery is None else deployed.seeds_of(study, trial, turns[trial])[turn],
                     on_stage=partial(listener.stage, trial),
                     on_wait=listener.note,
                 )
@@ -102,9 +113,10 @@ def confirm(name: str, place: Place, wanted: Wanted, listener: Listener) -> Stud
                 known[trial],
                 rows.labels,
                 recovery=recovery,
-                asked=0 if recovery is None else wanted.seeds,
+                asked=0 if recovery is None else turns[trial],
             )
-            studies.keep_confirmation(kept, made[trial])
+            if len(done[trial]) >= before.get(trial, 0):
+                studies.keep_confirmation(kept, made[trial])
     trained = [trial for trial, recovery in settings.items() if recovery is not None]
     if trained and not any(done[trial] for trial in trained):
         raise UserError(f"no training of the study {name!r} succeeded; the reasons are above")

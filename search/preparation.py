@@ -46,6 +46,7 @@ from search.bert.families import family_of
 from search.bert.importance import Scores, importance
 from search.bert.ladder import check_droppable
 from search.bert.pruned import words_of
+from search.bert.reading import looks_like_path
 from search.bert.recovery import of_labels
 from search.bert.splitting import load_splits
 from search.bert.surgery import shape_of
@@ -591,7 +592,8 @@ def _check_fits(
     if definition.teacher.fine_tuned and named != declared and not all(name.startswith("LABEL_") for name in named):
         raise UserError(
             f"task.labels are {declared} and the fine-tuned checkpoint '{definition.model}' has the labels {named}; "
-            "their order gives the class numbers: declare them as the checkpoint does"
+            "their order gives the class numbers: declare them as the checkpoint does; where the data has other names, "
+            "write those into the checkpoint's config.json (id2label)"
         )
     longest = {"task.max_tokens": definition.task.max_tokens} | {
         f"{path}.tokens": settings.tokens
@@ -621,6 +623,11 @@ def _tokens(
 ) -> tuple[str, Path]:
     """The folder of the splits as token ids; with a reduced vocabulary also of its tokenizer."""
     data = Path(definition.data).expanduser()
+    if content is not None and not data.exists() and looks_like_path(definition.data):
+        raise UserError(
+            f"data is '{definition.data}': no such file or folder; put it back, or go on without it: "
+            f"paretobert work {definition.name}"
+        )
     key = {
         "data": digest_of_files(data) if data.exists() else definition.data,
         "task": definition.task.model_dump(mode="json", exclude={"metric"}),

@@ -102,8 +102,8 @@ def begin(start: Start, place: Place, limits: Limits, listener: Listener) -> boo
     counter = artifacts.counter = _counter(device, limits)
     if about is None and not definition.teacher.fine_tuned and is_fine_tuned(definition.model):
         listener.note(
-            f"'{definition.model}' holds a classifier already, and is fine-tuned again; with teacher.fine_tuned it is "
-            "the dense model as it is"
+            f"'{definition.model}' holds a classifier already, and will be fine-tuned again; with teacher.fine_tuned "
+            "it is the dense model as it is"
         )
     prepared = preparation.prepare(
         definition,
@@ -326,10 +326,11 @@ def device_of(name: str) -> "torch.device":
 
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(
-            f"--devices is {name!r}, which cannot be used here ({str(error).splitlines()[0]}); use cpu, or auto"
+            f"the device is {name!r}, which cannot be used here ({str(error).splitlines()[0]}); name another, cpu for "
+            "example"
         ) from None
     return device
 

@@ -7,6 +7,7 @@ paretobert work ──────────────┘            └─ 
 import json
 import logging
 import os
+import re
 import shlex
 import sys
 import time
@@ -56,7 +57,7 @@ def run(definition: Definition, *, objectives: Sequence["Objective"] = ()) -> No
         lambda: start(
             definition,
             sys.argv[1:],
-            program=f"python {script}",
+            program=f"python {shlex.quote(script)}",
             command=(sys.executable, script),
             objectives=objectives,
         )
@@ -532,7 +533,8 @@ def measured_on(name: str, url: str) -> str:
     from search.engine import study as studies
 
     machine = studies.stored(studies.get(storages.open_storage(url, create=False), name)).machine
-    return machine.partition(" with ")[0] if " with " in machine else "cuda:0"
+    said = re.match(r"(\w+) with \d+ threads", machine)  # else a GPU's name, which may hold " with " too
+    return said[1] if said else "cuda:0"
 
 
 def quieten() -> None:

@@ -173,6 +173,9 @@ def encode(rows: Rows, tokenizer: "PreTrainedTokenizerBase", *, max_tokens: int)
 
     Returns:
         The rows in their order.
+
+    Raises:
+        UserError: If nothing is left of a row.
     """
     ids: list[int] = []
     types: list[int] = []
@@ -191,6 +194,11 @@ def encode(rows: Rows, tokenizer: "PreTrainedTokenizerBase", *, max_tokens: int)
             ids += row_ids
             types += row_types
             lengths.append(len(row_ids))
+    if 0 in lengths:
+        raise UserError(
+            f"the tokenizer makes no token of the texts {rows.texts[lengths.index(0)]!r}: it adds no special tokens, "
+            "and they hold nothing that it knows; remove the row, or take a tokenizer that adds a classifier's tokens"
+        )
     return Encoded(
         ids=torch.tensor(ids, dtype=torch.int32),
         types=torch.tensor(types, dtype=torch.uint8),

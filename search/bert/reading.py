@@ -150,6 +150,7 @@ def _parse_csv(text: str, path: Path, task: Task) -> pd.DataFrame:
     """Parse comma- or tab-separated fields; every row must have as many as the header (or `task.columns`)."""
     tabs = path.suffix.lower() == ".tsv"
     quoted = (not tabs) if task.quoting is None else task.quoting
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # a whole document may be one field
     reader = csv.reader(
         io.StringIO(text, newline=""),
         delimiter="\t" if tabs else ",",
@@ -260,7 +261,12 @@ def _texts(column: "pd.Series[Any]", source: str) -> list[str]:
                 f"{source} has {kind} in column {column.name!r} on {column.index.name} {place}; every row needs a "
                 "text there: correct or remove it"
             )
-        texts.append(str(cell))
+        texts.append(text := str(cell))
+        if not text.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise UserError(
+                f"{source} has half of a character (a lone surrogate) in column {column.name!r} on {column.index.name} "
+                f"{place}; correct or remove the row"
+            )
     return texts
 
 

@@ -15,7 +15,9 @@ from pathlib import Path
 import torch
 
 from search.bert.checkpoint import load
-from search.bert.encoding import load_tokenizer
+from search.bert.encoding import encode, load_tokenizer
+from search.bert.splitting import Rows
+from search.bert.training import score
 from search.deploy.shipped import read_about
 from search.errors import UserError
 
@@ -59,22 +61,17 @@ class Predictor:
         self._model = load(folder)
         torch.nn.Module.to(self._model, device)
 
-    @torch.inference_mode()
     def predict(self, rows: Sequence[Sequence[str]]) -> list[Prediction]:
         """Classify rows together.
 
         Args:
             rows: Rows of as many texts as the model takes.
         """
-        batch = self._tokenizer(
-            *(list(column) for column in zip(*rows, strict=True)),
-            truncation="longest_first",
-            max_length=self._max_tokens,
-            padding=True,
-            return_tensors="pt",
-        )
-        logits = self._model(**{name: tensor.to(self._model.device) for name, tensor in batch.items()}).logits
-        scores = logits.float() if self._regression else torch.softmax(logits.float(), dim=-1)
+        unlabelled = Rows(tuple(tuple(row) for row in rows), (0,) * len(rows))
+        encoded = encode(unlabelled, self._tokenizer, max_tokens=self._max_tokens)
+        pad_id = int(self._tokenizer.pad_token_id)
+        logits = score(self._model, encoded, pad_id=pad_id, batch_size=len(rows), precision="fp32")
+        scores = logits if self._regression else torch.softmax(logits, dim=-1)
         return [self._prediction(row) for row in scores.tolist()]
 
     def _prediction(self, row: Sequence[float]) -> Prediction:
@@ -94,7 +91,8 @@ def predictions(predictor: Predictor, lines: Iterable[str], *, batch_size: int) 
         One prediction per line, in their order.
 
     Raises:
-        UserError: If a line does not hold as many texts as the model takes; those before it have been answered.
+        UserError: If a line is not UTF-8, or does not hold as many texts as the model takes; those before it have been
+            answered.
     """
     for batch in _batches(_rows(lines, predictor.texts), batch_size):
         yield from predictor.predict(batch)
@@ -103,6 +101,8 @@ def predictions(predictor: Predictor, lines: Iterable[str], *, batch_size: int) 
 def _rows(lines: Iterable[str], texts: int) -> Iterator[Sequence[str]]:
     for number, line in enumerate(lines, start=1):
         text = line.rstrip("\r\n")
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise UserError(f"line {number} is not UTF-8; save the text as UTF-8")
         row = text.split("\t") if texts == 2 else [text]
         if len(row) != texts:
             raise UserError(

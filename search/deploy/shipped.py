@@ -144,7 +144,7 @@ def _share(weights: Path) -> None:
 
 
 def write_tokenizer(source: Path, folder: Path, *, max_tokens: int) -> None:
-    """Copy a tokenizer.
+    """Copy a tokenizer, and have it give what the model was trained on: token types, and padding on the right.
 
     Args:
         source: Folder of the tokenizer.
@@ -158,7 +158,8 @@ def write_tokenizer(source: Path, folder: Path, *, max_tokens: int) -> None:
     settings = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     for name in _OF_A_MACHINE:
         settings.pop(name, None)
-    write_json(file, settings | {"model_max_length": max_tokens})
+    inputs = ["input_ids", "token_type_ids", "attention_mask"]
+    write_json(file, settings | {"model_max_length": max_tokens, "model_input_names": inputs, "padding_side": "right"})
 
 
 def write_json(file: Path, values: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -233,6 +234,18 @@ def test_help_names_the_commands(tmp_path: Path) -> None:
     looking = ("front", "importance", "pick", "report", "show", "measure", "ledger", "studies", "dashboard", "doctor")
     for name in (*looking, "confirm", "work", "resume", "run", "copy", "proxy"):
         assert name in done.stdout
+
+
+def test_studies_lists_the_others_where_a_database_is_broken(finished: Path, tmp_path: Path) -> None:
+    for name in ("a", "c"):
+        shutil.copytree(finished / "runs" / "case", tmp_path / "runs" / name)
+    (tmp_path / "runs" / "b").mkdir()
+    (tmp_path / "runs" / "b" / "study.db").write_text("no database, but long enough to be looked at as one")
+    done = command("studies", folder=tmp_path)
+    assert done.returncode == 2
+    assert [f"runs/{name}/study.db" in done.stdout for name in ("a", "b", "c")] == [True, False, True]
+    assert done.stderr.count("error: ") == 1
+    assert "runs/b/study.db" in done.stderr
 
 
 def test_a_study_that_does_not_exist(finished: Path, tmp_path: Path) -> None:

@@ -147,6 +147,18 @@ def test_a_trial_that_is_confirmed_for_longer_leaves_no_claims_about_it_behind(
     assert "Points that took different numbers of steps are not ranked." in " ".join(sentences(result))
 
 
+def test_fewer_seeds_take_nothing_away(
+    confirmed: tuple[StudyRecord, list[str]], small: Searched, tmp_path: Path
+) -> None:
+    own, stored = copied(small, tmp_path), []
+    with pytest.MonkeyPatch.context() as patch:
+        keep = study.keep_confirmation
+        patch.setattr(study, "keep_confirmation", lambda kept, one: stored.append(one) or keep(kept, one))
+        result = confirm(own.name, own.place, Wanted((2,), seeds=1, epochs=2), SilentListener())
+    assert result.confirmations == confirmed[0].confirmations
+    assert [len(one.seeds) for one in stored if one.trial == 2] == [2] * sum(one.trial == 2 for one in stored)
+
+
 def test_what_another_process_confirms_meanwhile_stays(
     confirmed: tuple[StudyRecord, list[str]], small: Searched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

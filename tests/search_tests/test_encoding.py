@@ -1,3 +1,4 @@
+import re
 import shutil
 from collections.abc import Iterator
 from itertools import islice
@@ -60,6 +61,16 @@ def test_batches_equal_those_of_the_tokenizer(tokenizer: Any, rows: Rows, max_to
     for name in ("input_ids", "attention_mask", "token_type_ids"):
         assert torch.equal(batch[name], expected[name]), name
     assert batch["labels"].tolist() == list(rows.labels)
+
+
+def test_a_row_of_which_nothing_is_left_is_refused(minilm: Path) -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    backend = load_tokenizer(str(minilm)).backend_tokenizer
+    backend.post_processor = None
+    bare = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="[PAD]")
+    with pytest.raises(UserError, match=re.escape("makes no token of the texts ('',): it adds no special tokens")):
+        encode(Rows((("fine",), ("",)), (1, 0)), bare, max_tokens=8)
 
 
 def test_long_data_is_encoded_in_order(tokenizer: Any) -> None:

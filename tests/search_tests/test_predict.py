@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -60,6 +61,37 @@ def test_each_line_gets_its_answer_whatever_the_batch(folder: Path) -> None:
         assert [list(one.scores.values()) for one in found] == [pytest.approx(row, abs=1e-5) for row in rows]
         assert [one.label for one in found] == [str(row.index(max(row))) for row in rows]
         assert [one.score for one in found] == [pytest.approx(max(row), abs=1e-5) for row in rows]
+
+
+def test_pairs_are_told_apart_whatever_the_tokenizer_gives_by_itself(couples: Path, tmp_path: Path) -> None:
+    plain = shutil.copytree(couples, tmp_path / "plain")
+    file = plain / "tokenizer_config.json"
+    settings = json.loads(file.read_text())
+    assert settings["model_input_names"] == ["input_ids", "token_type_ids", "attention_mask"]
+    bare = {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": ["input_ids", "attention_mask"]}
+    file.write_text(json.dumps({**settings, **bare, "padding_side": "left"}))
+    assert "token_type_ids" not in load_tokenizer(str(plain))("one", "two")
+    lines = [f"{first}\tit is" for first in LINES]
+    found, wanted = (list(predictions(Predictor(one, CPU), lines, batch_size=8)) for one in (plain, couples))
+    assert [one.scores for one in found] == [pytest.approx(one.scores, abs=1e-6) for one in wanted]
+    (tmp_path / "again").mkdir()
+    shipped.write_tokenizer(plain, tmp_path / "again", max_tokens=16)
+    again = load_tokenizer(str(tmp_path / "again"))
+    assert again(["one", "one two"], ["two", "three"], padding=True)["token_type_ids"] == [
+        *([0, 0, 0, 1, 1, 0], [0, 0, 0, 0, 1, 1]),
+    ]
+
+
+def test_a_line_that_is_no_utf8_is_named(folder: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "search", "predict", str(folder), "--device", "cpu"],
+        input="fine\ncaf\u00e9\n".encode("latin-1"),
+        env={**os.environ, "PYTHONUTF8": "1"},
+        capture_output=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stdout.count(b"\n")) == (2, 1)
+    assert b"error: line 2 is not UTF-8; save the text as UTF-8" in done.stderr
 
 
 def test_pairs_are_divided_by_a_tab(couples: Path) -> None:

@@ -1,6 +1,8 @@
-"""What a study says when it is begun in this process."""
+"""What a study says when it is begun in this process, and on which device it is looked at again."""
 
+import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from engine_cases import SilentListener
@@ -8,8 +10,11 @@ from small_study import definition_in
 from transformers import BertForSequenceClassification
 
 from search.definition import Definition
+from search.engine import storage, study
+from search.errors import UserError
 from search.limits import Limits
-from search.process import Place, Start, begin
+from search.process import Place, Start, begin, device_of
+from search.run import measured_on
 
 
 @pytest.fixture
@@ -30,9 +35,42 @@ def test_who_gives_a_classifier_is_told_that_it_is_fine_tuned_again(definition: 
     BertForSequenceClassification.from_pretrained(definition.model).save_pretrained(definition.model)
     again = definition.model_copy(update={"name": "again"})
     assert said(again, tmp_path) == [
-        f"'{definition.model}' holds a classifier already, and is fine-tuned again; with teacher.fine_tuned it is the "
-        "dense model as it is"
+        f"'{definition.model}' holds a classifier already, and will be fine-tuned again; with teacher.fine_tuned it is "
+        "the dense model as it is"
     ]
     assert said(again, tmp_path) == []  # it is there, and was said
     as_it_is = definition.teacher.model_copy(update={"fine_tuned": True})
     assert said(definition.model_copy(update={"name": "as-it-is", "teacher": as_it_is}), tmp_path) == []
+
+
+def test_who_moved_the_data_away_is_told_how_to_go_on(definition: Definition, tmp_path: Path) -> None:
+    assert said(definition, tmp_path) == []
+    Path(definition.data).unlink()
+    message = f"data is '{definition.data}': no such file or folder; put it back, or go on without it: paretobert work"
+    with pytest.raises(UserError, match=re.escape(message)):
+        said(definition, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("machine", "device"),
+    [
+        ("cpu with 2 threads, AMD EPYC 7B13", "cpu"),
+        ("cpu with 2 threads", "cpu"),
+        ("mps with 8 threads", "mps"),
+        ("NVIDIA H100 80GB HBM3", "cuda:0"),
+        ("NVIDIA GeForce RTX 2070 with Max-Q Design", "cuda:0"),
+    ],
+)
+def test_a_study_is_looked_at_again_on_a_device_of_its_kind(
+    machine: str, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "open_storage", lambda *_given, **_named: None)
+    monkeypatch.setattr(study, "get", lambda *_given: None)
+    monkeypatch.setattr(study, "stored", lambda _study: SimpleNamespace(machine=machine))
+    assert measured_on("any", "any") == device
+
+
+@pytest.mark.parametrize("name", ["cuda:99", "nonsense", "meta"])
+def test_a_device_that_is_not_here_is_named(name: str) -> None:
+    with pytest.raises(UserError, match=f"the device is '{name}', which cannot be used here"):
+        device_of(name)

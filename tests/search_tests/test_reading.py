@@ -101,6 +101,18 @@ def test_pairs_and_empty_texts_are_kept(tmp_path: Path) -> None:
     assert frame.to_dict("list") == {"two": ["b", ""], "one": ["a", "c"], "label": ["no", "yes"]}
 
 
+def test_a_whole_document_may_be_one_field(tmp_path: Path) -> None:
+    text = "word " * 40_000
+    (tmp_path / "long.csv").write_text(f"text,label\n{text},1\nshort,0\n")
+    assert read_split(str(tmp_path / "long.csv"), Task(), "train")["text"].tolist() == [text, "short"]
+
+
+def test_half_of_a_character_is_refused_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "half.jsonl").write_text('{"text": "fine", "label": 0}\n{"text": "half \\ud83d", "label": 1}\n')
+    with pytest.raises(UserError, match=re.escape("half of a character (a lone surrogate) in column 'text' on line 2")):
+        read_split(str(tmp_path / "half.jsonl"), Task(), "train")
+
+
 def test_where_compares_numbers_as_they_read(tmp_path: Path) -> None:
     path = write(
         tmp_path / "a.jsonl",
