@@ -17,7 +17,7 @@
 - Hypervolume: accuracy on the dev set of what the selection split puts on the front, reference accuracy 0.5 and the
   dense encoder, with equal compute for each way after the teacher, which all share (`searches.py`). Ours is searched
   twice: with the definition's defaults, and as slices of a super-network (400 steps, in the compute), each recovered by
-  40 steps at a quarter of the learning rate, which --quick leaves out.
+  40 steps at a quarter of the learning rate, which --quick and --partial leave out.
 - Model: the packaged checkpoint. Data: under ../shared/data/glue, or where the variable PARETOBERT_GLUE says. 12,000
   training rows, 1,000 whole sentences of them as selection split, 100 steps, 3 seeds; --quick: 1,500, 300, 20 and 1.
   One teacher for all; a seed stands for the rows that importance reads and for the batches of the training.
@@ -101,7 +101,7 @@ def main() -> None:
         table += rows(way, found, ours)
         if found.volumes and None not in found.why_not:
             volumes[way.title] = found.volumes
-    sliced = [] if given.quick else run.with_supernet()
+    sliced = [] if given.quick or given.partial else run.with_supernet()
     own = rows(WAYS[OURS], ours, None)
     volume, means = statistics.mean(ours.volumes), {name: statistics.mean(each) for name, each in volumes.items()}
     for line in comparison.lines(own + table):
