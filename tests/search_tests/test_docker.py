@@ -131,7 +131,9 @@ def test_the_dashboard_shows_the_study_on_the_published_port(compose):
     service = compose["services"]["dashboard"]
     command = [resolved(word, {}) for word in service["command"]]
     assert command[:3] == ["paretobert", "dashboard", "quickstart"]
-    assert command[3::2] == ["--storage", "--host", "--port"]
+    assert command[3::2] == ["--storage", "--artifacts", "--host", "--port"]
+    worker = compose["services"]["worker"]["command"]  # the note names where its artifacts are
+    assert command[command.index("--artifacts") + 1] == worker[worker.index("--artifacts") + 1]
     inside = command[command.index("--port") + 1]
     assert [resolved(port, {}) for port in service["ports"]] == [f"127.0.0.1:8080:{inside}"]
 
