@@ -120,6 +120,7 @@ def confirm(name: str, place: Place, wanted: Wanted, listener: Listener) -> Stud
     trained = [trial for trial, recovery in settings.items() if recovery is not None]
     if trained and not any(done[trial] for trial in trained):
         raise UserError(f"no training of the study {name!r} succeeded; the reasons are above")
+    made = {trial: each for trial, each in made.items() if len(done[trial]) >= before.get(trial, 0)}
     now = studies.read(kept)  # another process may have confirmed something meanwhile
     others = {each.trial: each for each in now.confirmations if each.trial not in made}
     compared = list(made.values())

@@ -31,10 +31,11 @@ from search.bert.checkpoint import load
 from search.bert.encoding import Encoded
 from search.bert.training import score
 from search.confirming import Wanted, confirm, spread
+from search.deploy import confirm as deployed
 from search.deploy.confirm import full_budget, seeds_of
 from search.deploy.export import Wanted as ExportWanted
 from search.engine import storage, study
-from search.errors import UserError
+from search.errors import TrialError, UserError
 from search.records import StudyRecord
 
 
@@ -157,6 +158,17 @@ def test_fewer_seeds_take_nothing_away(
         result = confirm(own.name, own.place, Wanted((2,), seeds=1, epochs=2), SilentListener())
     assert result.confirmations == confirmed[0].confirmations
     assert [len(one.seeds) for one in stored if one.trial == 2] == [2] * sum(one.trial == 2 for one in stored)
+    train_again, second = deployed.train_again, seeds_of(result, 2, 2)[1]
+
+    def fails_once(*given: Any, **on: Any) -> Any:
+        if given[-1] == second:
+            raise TrialError("out of memory")
+        return train_again(*given, **on)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(deployed, "train_again", fails_once)
+        result = confirm(own.name, own.place, Wanted((2,), seeds=2, epochs=2), SilentListener())
+    assert result.confirmations == confirmed[0].confirmations
 
 
 def test_what_another_process_confirms_meanwhile_stays(
