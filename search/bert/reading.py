@@ -93,6 +93,16 @@ def looks_like_path(name: str) -> bool:
     )
 
 
+def is_broken(text: str) -> bool:
+    """Whether a text holds half of a character (a lone surrogate), which no tokenizer takes.
+
+    Example:
+        >>> [is_broken(text) for text in ("film", "film" + chr(0xD83D))]
+        [False, True]
+    """
+    return not text.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
 def _require_train(data: str, split: str) -> None:
     if split != "train":
         raise UserError(
@@ -262,7 +272,7 @@ def _texts(column: "pd.Series[Any]", source: str) -> list[str]:
                 "text there: correct or remove it"
             )
         texts.append(text := str(cell))
-        if not text.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in text):
+        if is_broken(text):
             raise UserError(
                 f"{source} has half of a character (a lone surrogate) in column {column.name!r} on {column.index.name} "
                 f"{place}; correct or remove the row"

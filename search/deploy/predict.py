@@ -16,6 +16,7 @@ import torch
 
 from search.bert.checkpoint import load
 from search.bert.encoding import encode, load_tokenizer
+from search.bert.reading import is_broken
 from search.bert.splitting import Rows
 from search.bert.training import score
 from search.deploy.shipped import read_about
@@ -101,7 +102,7 @@ def predictions(predictor: Predictor, lines: Iterable[str], *, batch_size: int) 
 def _rows(lines: Iterable[str], texts: int) -> Iterator[Sequence[str]]:
     for number, line in enumerate(lines, start=1):
         text = line.rstrip("\r\n")
-        if any("\ud800" <= letter <= "\udfff" for letter in text):
+        if is_broken(text):  # bytes that are none were read as halves of characters
             raise UserError(f"line {number} is not UTF-8; save the text as UTF-8")
         row = text.split("\t") if texts == 2 else [text]
         if len(row) != texts:

@@ -65,7 +65,7 @@ def rows(way: Way, found: Found, ours: Found | None) -> list[dict[str, Any]]:
     return made_
 
 
-def with_supernet(volumes: list[float], peers: dict[str, float]) -> dict[str, Any]:
+def beside(volumes: list[float], peers: dict[str, float]) -> dict[str, Any]:
     """Hypervolume of our search of a super-network's slices, beside the peers'."""
     mean = statistics.mean(volumes)
     return {"hypervolume": round(mean, 4), "hypervolumes": volumes, **comparison.ratios(mean, peers)}
@@ -101,7 +101,7 @@ def main() -> None:
         table += rows(way, found, ours)
         if found.volumes and None not in found.why_not:
             volumes[way.title] = found.volumes
-    sliced = [] if given.quick or given.partial else run.with_supernet()
+    sliced = [] if given.quick or given.partial else run.of_slices()
     own = rows(WAYS[OURS], ours, None)
     volume, means = statistics.mean(ours.volumes), {name: statistics.mean(each) for name, each in volumes.items()}
     for line in comparison.lines(own + table):
@@ -124,7 +124,7 @@ def main() -> None:
             "preparation_s": run.shared.preparation,
             "ours": {"name": "paretobert", "version": OWN, "hypervolume": round(volume, 4), "sizes": own},
             "peers": table,
-            "ours_with_supernet": with_supernet(sliced, means) if sliced else None,
+            "ours_with_supernet": beside(sliced, means) if sliced else None,
             "hypervolumes": {WAYS[OURS].title: ours.volumes, **volumes},
             **comparison.ratios(volume, means),
         },

@@ -120,7 +120,7 @@ class Comparison:
         )
         return result
 
-    def with_supernet(self) -> list[float]:
+    def of_slices(self) -> list[float]:
         """Hypervolumes of our search of slices of a super-network, recovered by few and gentle steps; one per seed."""
         return [volume(*self._our_search("supernet-recovered", seed)) for seed in range(self.seeds)]
 
