@@ -4,7 +4,10 @@ import json
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -323,19 +326,52 @@ def model(share, selection, accuracy, compute_s=10.0):
 
 
 def test_a_way_goes_on_until_its_compute_is_used_up():
-    from searches import sizes, until_used_up
+    from searches import SIZES, until_used_up
 
     asked = []
 
     def make(share):
         asked.append(share)
-        return None if share == 0.25 else model(share, 0.8, 0.7)
+        return None if share == 0.5 else model(share, 0.8, 0.7)
 
-    points = until_used_up(make, sizes((0.5, 0.25)), spent_s=5.0, budget_s=25.0)
-    assert asked == [0.5, 0.25, 0.75]
-    assert [point.share for point in points] == [0.5, 0.75]
-    assert len(set(sizes((0.75, 0.5, 0.25, 0.125)))) == len(sizes((0.75, 0.5, 0.25, 0.125)))
-    assert until_used_up(make, (0.5,), spent_s=25.0, budget_s=25.0) == []
+    points = until_used_up(make, spent_s=5.0, budget_s=25.0)
+    assert asked == [0.03, 0.5, 0.75]
+    assert [point.share for point in points] == [0.03, 0.75]
+    assert until_used_up(make, spent_s=25.0, budget_s=25.0) == []
+    asked.clear()
+    until_used_up(make, spent_s=0.0, budget_s=1e9)
+    assert sorted(asked) == sorted(SIZES)
+
+
+def test_what_a_peer_reads_once_for_all_sizes_is_charged_once(tmp_path, monkeypatch):
+    import gather
+    from gather import Comparison
+    from kept import Kept
+
+    told = []
+
+    class Bench:
+        def fill(self, cell, _peer, *, measure):  # noqa: ARG002
+            return {**model(cell.share, 0.8, 0.7, compute_s=40.0), "pruning_s": 18.0, "answers": "1"}
+
+        def once(self, cell, _peer):
+            told.append(cell.seed)
+            return 17.0
+
+    run = object.__new__(Comparison)
+    run.quick, run.seeds, run.partial, run.bench = False, 2, False, Bench()
+    run.kept, run.shared = Kept(tmp_path / "kept.jsonl"), SimpleNamespace(preparation={"teacher logits": 20.0})
+    run.budget_s = 17 + 5 * 23 - 1  # what is read, and five models; four if each were charged for it
+    monkeypatch.setattr(gather, "opened", lambda *_: partial(nullcontext, "a peer"))
+    found = run.of_sizes("torch-pruning-taylor")
+    assert told == [0, 1]
+    assert [one["compute_s"] for one in found.models[0.5]] == [40.0, 40.0]  # cross-entropy needs no logits
+    keys = [json.loads(line)["key"] for line in (tmp_path / "kept.jsonl").read_text().splitlines()]
+    assert [[key.get("share") for key in keys].count(share) for share in (0.03, 0.62, 0.39)] == [2, 2, 0]
+    assert found.volumes == pytest.approx([0.4 * 0.97] * 2)
+    assert found.compared == pytest.approx([0.4 * 0.875] * 2)
+    distilled = run.of_sizes("modelopt")
+    assert [one["compute_s"] for one in distilled.models[0.5]] == [60.0, 60.0]
 
 
 def test_trials_that_a_longer_run_kept_are_left_out():
@@ -381,11 +417,12 @@ def test_the_hypervolume_is_that_of_what_the_selection_split_chose():
     from searches import point
 
     chosen = [point(model(0.5, 0.9, 0.9)), point(model(0.25, 0.8, 0.7))]
-    assert volume(chosen, 0.0) == pytest.approx(0.8 * 0.5 + 0.4 * 0.25)
+    assert volume(chosen) == pytest.approx(0.8 * 0.5 + 0.4 * 0.25)
+    assert volume(chosen, smallest=0.4) == pytest.approx(0.8 * 0.5 + 0.4 * 0.1)
     # As small as the first, worse where it is selected, better where nothing selects: it does not count.
     lucky = point(model(0.5, 0.85, 1.0))
-    assert volume([*chosen, lucky], 0.0) == pytest.approx(0.5)
-    assert volume([], 0.0) == 0.0
+    assert volume([*chosen, lucky]) == pytest.approx(0.5)
+    assert volume([]) == 0.0
 
 
 def test_of_a_search_the_best_on_the_selection_split_within_a_size_counts():
@@ -398,8 +435,6 @@ def test_of_a_search_the_best_on_the_selection_split_within_a_size_counts():
 
 
 def test_a_search_that_was_interrupted_is_told_again_what_is_known(tmp_path):
-    from types import SimpleNamespace
-
     import searches
     from environments import UnavailableError
     from kept import Kept
@@ -436,7 +471,7 @@ def test_a_search_that_was_interrupted_is_told_again_what_is_known(tmp_path):
         return peer, searches.syne_tune(Bench(), prepared, peer, kept, "cross-entropy", **how)
 
     peer, found = run(18.0)
-    assert [one["compute_s"] for one in found] == [11.0, 11.0]
+    assert [one["compute_s"] for one in found] == [10.0, 10.0]  # proposing is charged to nobody
     assert trained == [[1, 1], [2, 2]]
     with (tmp_path / "kept.jsonl").open("a") as file:
         file.write('{"key": {"half')
@@ -459,14 +494,15 @@ def test_rows_have_means_what_is_ahead_and_why_not():
     way = Way("a tool", "1.0", "cross-entropy")
     results = [{**model(0.5, 0.8, 0.5), "answers": "1010"}, {**model(0.48, 0.8, 0.75), "answers": "1110"}]
     better = [{**model(0.5, 0.8, 1.0), "answers": "1111"}, {**model(0.5, 0.8, 1.0), "answers": "1111"}]
-    ours = Found({0.5: better}, {}, [], {})
+    ours = Found({0.5: better}, {}, [], [], {})
     one, missing = rows(
-        way, Found({0.5: results}, {0.5: better}, [0.2, 0.4], {0.25: "too small", 0.3: "no target"}), ours
+        way, Found({0.5: results}, {0.5: better}, [0.2, 0.4], [0.1, 0.2], {0.25: "too small", 0.3: "no target"}), ours
     )
     assert one["encoder_share"] == 0.49
     assert one["accuracy_mean"] == 0.625
     assert one["accuracy_std"] == pytest.approx(0.1768)
     assert one["hypervolume"] == 0.3
+    assert one["hypervolume_compared"] == 0.15
     assert one["accuracy_mean_our_recovery"] == 1.0
     assert one["latency_ms"] is None
     assert one["ours_ahead"]["mean"] == 0.375
@@ -474,7 +510,7 @@ def test_rows_have_means_what_is_ahead_and_why_not():
     assert missing == {
         "name": "a tool", "version": "1.0", "recovery": "cross-entropy", "target": 0.25, "why_not": "too small",
     }  # fmt: skip
-    whole = rows(way, Found({}, {}, [], {None: "no environment"}), ours)
+    whole = rows(way, Found({}, {}, [], [], {None: "no environment"}), ours)
     assert whole[0]["why_not"] == "no environment"
     text = "\n".join(comparison.lines([one, missing, *whole]))
     assert "not run: too small" in text
@@ -482,16 +518,18 @@ def test_rows_have_means_what_is_ahead_and_why_not():
     json.dumps([one, missing, *whole])
 
 
-def test_what_is_ahead_has_the_interval_of_the_rows():
+def test_what_is_ahead_has_the_interval_of_the_rows_and_of_the_seeds():
     from comparison import ahead
 
     ours, other = [{"answers": "1" * 90 + "0" * 10}], [{"answers": "1" * 70 + "0" * 30}]
     found = ahead(ours, other)
     assert found["mean"] == 0.2
-    assert found["interval"] == pytest.approx([0.2 - 1.96 * 0.0402, 0.2 + 1.96 * 0.0402], abs=1e-3)
+    assert found["interval"] == pytest.approx([0.2 - 1.96 * 0.04, 0.2 + 1.96 * 0.04], abs=0.02)
     assert found["verdict"] == "ahead"
     assert ahead(other, ours)["verdict"] == "behind"
-    with pytest.raises(ValueError, match="zip"):
+    weaker = {"answers": "1" * 75 + "0" * 25}
+    assert ahead([*ours, weaker], other)["verdict"] == "level"  # two seeds that far apart prove nothing
+    with pytest.raises(ValueError, match="answered 100 rows and the other 1"):
         ahead(ours, [{"answers": "1"}])
 
 

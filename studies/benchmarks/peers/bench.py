@@ -109,23 +109,34 @@ class Bench:
         given, out = self._prepared, self._folder / "cuts" / f"{cell.way}-{cell.share:g}-{cell.seed}"
         seconds = out / "seconds"
         if not seconds.exists():  # the same cut is trained twice; an interrupted one is made again
-            shutil.rmtree(out, ignore_errors=True)
-            request = {
-                "teacher": str(self._teacher),
-                "rows": str(self._rows),
-                "pad_id": given.pad_id,
-                "share": cell.share,
-                "seed": cell.seed,
-                "count": given.definition.importance.rows,
-                "iterations": self._iterations,
-                "out": str(out),
-            }
-            reply = peer.ask({**request, **WAYS[cell.way].asks})
-            seconds.write_text(str(reply["seconds"]), encoding="utf-8")
+            seconds.write_text(str(self._asked(cell, peer, out)["seconds"]), encoding="utf-8")
         try:
             return rebuilt(out, given.teacher).to(given.device), float(seconds.read_text(encoding="utf-8"))
         except MistranslatedError as error:
             raise UnavailableError(str(error)) from None
+
+    def once(self, cell: Cell, peer: Peer) -> float:
+        """Seconds of what a peer does for a size that is the same for all sizes.
+
+        Raises:
+            UnavailableError: If the peer cannot make that size.
+        """
+        return float(self._asked(cell, peer, self._folder / "cuts" / f"{cell.way}-once-{cell.seed}")["once"])
+
+    def _asked(self, cell: Cell, peer: Peer, out: Path) -> dict[str, Any]:
+        """A peer's answer to the request for a model, which is in the folder then."""
+        shutil.rmtree(out, ignore_errors=True)
+        request = {
+            "teacher": str(self._teacher),
+            "rows": str(self._rows),
+            "pad_id": self._prepared.pad_id,
+            "share": cell.share,
+            "seed": cell.seed,
+            "count": self._prepared.definition.importance.rows,
+            "iterations": self._iterations,
+            "out": str(out),
+        }
+        return peer.ask({**request, **WAYS[cell.way].asks})
 
     def _scores(self, method: str, seed: int) -> tuple[Scores, float]:
         """Importance of one seed, and the seconds that it took."""

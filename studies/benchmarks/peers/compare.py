@@ -13,11 +13,13 @@
 - Sizes: encoders of at most 75, 50, 25 and 12.5 % of the dense one's parameters (--quick: 50 and 25 %); what each way
   keeps of that stands in the table. Accuracy: GLUE's official dev set of SST-2, which nothing here selects on.
   `distilled`: the same cut with our training instead of its own, which tells what the choice alone is worth.
-- `ours more`: accuracy of ours less that of the other, on the same rows, with the interval of the rows.
+- `ours more`: accuracy of ours less that of the other, on the same rows, with the interval of rows and seeds.
+- `compute`: what one such model takes after the teacher, with importance and, where it is distilled, the logits.
 - Hypervolume: accuracy on the dev set of what the selection split puts on the front, reference accuracy 0.5 and the
-  dense encoder, with equal compute for each way after the teacher, which all share (`searches.py`). Ours is searched
-  twice: with the definition's defaults, and as slices of a super-network (400 steps, in the compute), each recovered by
-  40 steps at a quarter of the learning rate, which --quick and --partial leave out.
+  dense encoder, with equal compute for each way after the teacher, which all share (`searches.py`). `compared`: the
+  same where encoders below the smallest size count as of that size, as some tools make no smaller ones. Ours is
+  searched twice: with the definition's defaults, and as slices of a super-network (400 steps, in the compute), each
+  recovered by 40 steps at a quarter of the learning rate, which --quick and --partial leave out.
 - Model: the packaged checkpoint. Data: under ../shared/data/glue, or where the variable PARETOBERT_GLUE says. 12,000
   training rows, 1,000 whole sentences of them as selection split, 100 steps, 3 seeds; --quick: 1,500, 300, 20 and 1.
   One teacher for all; a seed stands for the rows that importance reads and for the batches of the training.
@@ -49,12 +51,12 @@ BUDGET_S = {False: 600.0, True: 60.0}
 def rows(way: Way, found: Found, ours: Found | None) -> list[dict[str, Any]]:
     """The rows of a way: one per size, or one that says why there is none."""
     about = {"name": way.title, "version": way.version, "recovery": way.recovery}
-    volume = round(statistics.mean(found.volumes), 4) if found.volumes else None
+    volumes = {"hypervolume": _mean(found.volumes), "hypervolume_compared": _mean(found.compared)}
     if None in found.why_not:
         return [{**about, "why_not": found.why_not[None]}]
     made_ = []
     for share, results in sorted(found.models.items(), reverse=True):
-        one = {**about, **comparison.row(share, results), "hypervolume": volume}
+        one = {**about, **comparison.row(share, results), **volumes}
         if found.retrained.get(share):
             one["accuracy_mean_our_recovery"] = comparison.row(share, found.retrained[share])["accuracy_mean"]
         if ours is not None and len(ours.models.get(share, [])) == len(results):
@@ -65,10 +67,29 @@ def rows(way: Way, found: Found, ours: Found | None) -> list[dict[str, Any]]:
     return made_
 
 
-def beside(volumes: list[float], peers: dict[str, float]) -> dict[str, Any]:
-    """Hypervolume of our search of a super-network's slices, beside the peers'."""
-    mean = statistics.mean(volumes)
-    return {"hypervolume": round(mean, 4), "hypervolumes": volumes, **comparison.ratios(mean, peers)}
+def _mean(volumes: list[float]) -> float | None:
+    return round(statistics.mean(volumes), 4) if volumes else None
+
+
+def beside(ours: Found, peers: dict[str, Found]) -> dict[str, Any]:
+    """Hypervolumes of ours, their ratios to those of the peers, and the same over the compared sizes.
+
+    Args:
+        ours: What ours gave.
+        peers: What those peers gave that have a hypervolume of each seed, by their titles.
+    """
+    wholes = {name: statistics.mean(found.volumes) for name, found in peers.items()}
+    compared = {name: statistics.mean(found.compared) for name, found in peers.items()}
+    return {
+        "hypervolume": _mean(ours.volumes),
+        "hypervolumes": ours.volumes,
+        **comparison.ratios(statistics.mean(ours.volumes), wholes),
+        "compared": {
+            "hypervolume": _mean(ours.compared),
+            "hypervolumes": ours.compared,
+            **comparison.ratios(statistics.mean(ours.compared), compared),
+        },
+    }
 
 
 def main() -> None:
@@ -94,16 +115,15 @@ def main() -> None:
         raise SystemExit(f"compare.py: {error}; name GLUE's folder in PARETOBERT_GLUE") from None
     ours = run.of_sizes(OURS)
     table: list[dict[str, Any]] = []
-    volumes: dict[str, list[float]] = {}
+    peers: dict[str, Found] = {}
     for name in given.peers:
         found = run.of_sizes(name) if name in WAYS else run.of_search(name)
         way = WAYS.get(name) or SEARCHES[name]
         table += rows(way, found, ours)
-        if found.volumes and None not in found.why_not:
-            volumes[way.title] = found.volumes
-    sliced = [] if given.quick or given.partial else run.of_slices()
+        if len(found.volumes) == run.seeds and None not in found.why_not:
+            peers[way.title] = found
+    sliced = None if given.quick or given.partial else run.of_slices()
     own = rows(WAYS[OURS], ours, None)
-    volume, means = statistics.mean(ours.volumes), {name: statistics.mean(each) for name, each in volumes.items()}
     for line in comparison.lines(own + table):
         say(line)
     settings = run.definition
@@ -122,11 +142,12 @@ def main() -> None:
             "importance_rows": settings.importance.rows,
             "dense": run.bench.dense(),
             "preparation_s": run.shared.preparation,
-            "ours": {"name": "paretobert", "version": OWN, "hypervolume": round(volume, 4), "sizes": own},
+            "ours": {"name": "paretobert", "version": OWN, "sizes": own, **beside(ours, peers)},
+            "ours_with_supernet": beside(sliced, peers) if sliced else None,
             "peers": table,
-            "ours_with_supernet": beside(sliced, means) if sliced else None,
-            "hypervolumes": {WAYS[OURS].title: ours.volumes, **volumes},
-            **comparison.ratios(volume, means),
+            "hypervolumes": {name: found.volumes for name, found in peers.items()},
+            "hypervolumes_compared": {name: found.compared for name, found in peers.items()},
+            "hypervolume_ratio_to_best_peer": beside(ours, peers)["hypervolume_ratio_to_best_peer"],
         },
         given.json,
     )

@@ -1,7 +1,9 @@
 """What the scripts of the peers share. It runs in their environments: torch, transformers and safetensors, no `search`.
 
     driver ── {"share": 0.25, "seed": 0, "out": FOLDER, ...} ──► script of the peer
-           ◄─ {"seconds": 1.9}                               ──  FOLDER/model.safetensors, FOLDER/probe.safetensors
+           ◄─ {"seconds": 1.9, "once": 1.5}                  ──  FOLDER/model.safetensors, FOLDER/probe.safetensors
+
+`once` of the seconds went into what is the same for all sizes, the gradients of the dense model say.
 
 One line of JSON each way over the standard streams; what a tool prints goes to the script's standard error. A probe is
 a batch with the logits that the peer's own model gives it: the driver checks that the model it rebuilds answers alike.
@@ -12,7 +14,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,24 @@ def timed(work: Callable[[], Any]) -> tuple[Any, float]:
     start = time.process_time()
     result = work()
     return result, time.process_time() - start
+
+
+class Watched:
+    """Batches that a tool reads, and the seconds of CPU time from the first of them until none was left.
+
+    Args:
+        batches: The batches.
+    """
+
+    def __init__(self, batches: list[dict[str, Any]]) -> None:
+        self._batches = batches
+        self.seconds = 0.0
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Each batch; the time is known when they are used up."""
+        start = time.process_time()
+        yield from self._batches
+        self.seconds = time.process_time() - start
 
 
 def teacher(request: dict[str, Any]) -> Any:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import search_efficiency as efficiency
 import searches
@@ -33,13 +33,20 @@ class Found:
         models: Results by size, one per seed.
         retrained: The same cuts with our training.
         volumes: Hypervolume, one per seed.
+        compared: The same over the sizes that are compared alone: what is smaller counts as of the smallest of them.
         why_not: Why a size has no model; None stands for the whole way.
     """
 
     models: dict[float, list[dict[str, Any]]]
     retrained: dict[float, list[dict[str, Any]]]
     volumes: list[float]
+    compared: list[float]
     why_not: dict[float | None, str]
+
+    @classmethod
+    def nothing(cls) -> Self:
+        """Of a way that was not tried yet."""
+        return cls({}, {}, [], [], {})
 
 
 class Comparison:
@@ -71,7 +78,7 @@ class Comparison:
 
     def of_sizes(self, name: str) -> Found:
         """What a way gives that makes a model of the size that it is asked for."""
-        way, found = WAYS[name], Found({}, {}, [], {})
+        way, found = WAYS[name], Found.nothing()
         try:
             start = opened(way, FOLDER) if way.files and not self.partial else None
         except UnavailableError as error:
@@ -80,6 +87,8 @@ class Comparison:
             peer = stack.enter_context(start()) if start else None
             for seed in range(self.seeds):
                 self._of_seed(name, peer, seed, found)
+        for results in found.models.values():
+            results[:] = [{**one, "compute_s": one["compute_s"] + self.spent_s(way.recovery)} for one in results]
         if not found.models:
             found.why_not[None] = "; ".join(dict.fromkeys(found.why_not.values()))
         return found
@@ -107,10 +116,36 @@ class Comparison:
         if name == OURS:
             points, spent_s = self._our_search("default", seed)
         else:
-            spent_s = self.spent_s(recovery)
-            points = searches.until_used_up(make, searches.sizes(targets), spent_s=spent_s, budget_s=self.budget_s)
+            try:
+                once_s = self._once_s(name, peer, seed)
+            except UnavailableError as error:
+                say(f"{name}, seed {seed}: {error}")
+                return
+
+            def further(share: float) -> dict[str, Any] | None:
+                result = make(share)
+                return result and {**result, "compute_s": result["compute_s"] - min(once_s, result["pruning_s"])}
+
+            spent_s = self.spent_s(recovery) + once_s
+            points = searches.until_used_up(further, spent_s=spent_s, budget_s=self.budget_s)
         if not self.partial or spent_s + sum(one.compute_s for one in points) >= self.budget_s:
-            found.volumes.append(volume(points, spent_s))
+            self._add_volumes(found, points)
+
+    def _once_s(self, name: str, peer: Peer | None, seed: int) -> float:
+        """Compute of what a way does once for all sizes; 0 where its script does each size from the beginning."""
+        cell = Cell(name, TARGETS[self.quick][0], seed, WAYS[name].recovery)
+        if not WAYS[name].reads_once:
+            return 0.0
+        key = {"way": name, "seed": seed, "once": True}
+        return float(self.kept.get(key, lambda: {"seconds": self._once_of(cell, peer)})["seconds"])
+
+    def _once_of(self, cell: Cell, peer: Peer | None) -> float:
+        assert peer is not None
+        return self.bench.once(cell, peer)
+
+    def _add_volumes(self, found: Found, points: list[efficiency.Point]) -> None:
+        found.volumes.append(volume(points))
+        found.compared.append(volume(points, smallest=min(TARGETS[self.quick])))
 
     def _told(self, cell: Cell, peer: Peer | None, *, measure: bool) -> dict[str, Any]:
         result = self.bench.fill(cell, peer, measure=measure)
@@ -120,9 +155,12 @@ class Comparison:
         )
         return result
 
-    def of_slices(self) -> list[float]:
-        """Hypervolumes of our search of slices of a super-network, recovered by few and gentle steps; one per seed."""
-        return [volume(*self._our_search("supernet-recovered", seed)) for seed in range(self.seeds)]
+    def of_slices(self) -> Found:
+        """What our search of slices of a super-network gives, recovered by few and gentle steps: hypervolumes."""
+        found = Found.nothing()
+        for seed in range(self.seeds):
+            self._add_volumes(found, self._our_search("supernet-recovered", seed)[0])
+        return found
 
     def _our_search(self, arm: str, seed: int) -> tuple[list[efficiency.Point], float]:
         """Trials of an arm of `search_efficiency.py`, and the compute of its preparation."""
@@ -139,7 +177,7 @@ class Comparison:
 
     def of_search(self, name: str) -> Found:
         """What a search gives that proposes plans: the best trial within each size, and the hypervolume."""
-        way, found = SEARCHES[name], Found({}, {}, [], {})
+        way, found = SEARCHES[name], Found.nothing()
         spent_s = self.spent_s(way.recovery)
         try:
             for seed in range(self.seeds):
@@ -155,11 +193,11 @@ class Comparison:
                         budget_s=self.budget_s,
                     )
                 say(f"{name}, seed {seed}: {len(trials)} trials")
-                found.volumes.append(volume([searches.point(one) for one in trials], spent_s))
+                self._add_volumes(found, [searches.point(one) for one in trials])
                 for share in TARGETS[self.quick]:
                     best = searches.best_within(trials, share)
-                    if best is not None:
-                        found.models.setdefault(share, []).append(best)
+                    if best is not None:  # what the whole search took is the budget
+                        found.models.setdefault(share, []).append({**best, "compute_s": self.budget_s - spent_s})
         except UnavailableError as error:
             return replace(found, models={}, why_not={None: str(error)})
         for share in TARGETS[self.quick]:
@@ -174,5 +212,12 @@ def _searcher(way: Way) -> Iterator[Peer]:
         yield peer
 
 
-def volume(points: list[efficiency.Point], spent_s: float) -> float:
-    return efficiency.curve(points, spent_s)["held_out"][-1] if points else 0.0
+def volume(points: list[efficiency.Point], *, smallest: float = 0.0) -> float:
+    """Hypervolume of what the selection split puts on the front, with the accuracies of the held-out split.
+
+    Args:
+        points: The models.
+        smallest: Share of the encoder that smaller ones count as.
+    """
+    seen = [replace(one, share=max(one.share, smallest)) for one in points]
+    return efficiency.curve(seen, 0.0)["held_out"][-1] if points else 0.0

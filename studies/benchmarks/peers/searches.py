@@ -1,11 +1,13 @@
 """Fronts at matched compute: each way goes on, size after size or proposal after proposal, until it is used up.
 
-    size after size   the targets first, then other sizes between and below them (all ways but the two searches)
+    size after size   as our ladder does: the smallest first, then whatever halves the widest gap (all ways but the two
+                      searches)
     ours              of `search_efficiency.py` the default, a ladder of tilted plans and then NSGA-II; and
                       supernet-recovered, slices of a super-network and the surrogate sampler
     Syne Tune         MO-REA proposes; its trials are what its user would write (magnitude, cross-entropy), or ours
 
-What the last model takes over the compute is kept.
+What the last model takes over the compute is kept. What a way reads once for all sizes is charged once. Proposing a
+plan is charged to nobody.
 """
 
 from collections.abc import Callable, Iterable
@@ -19,24 +21,18 @@ from search_efficiency import POPULATION, Point
 from transformers import PreTrainedModel
 
 from search.bert.choose import choose
+from search.bert.ladder import in_order
 from search.bert.surgery import cut
 from search.preparation import Prepared
 
-MORE = (0.35, 0.18, 0.07, 0.62, 0.1, 0.42, 0.3, 0.21, 0.15, 0.85, 0.09, 0.56, 0.39, 0.28, 0.24, 0.05, 0.68, 0.46, 0.12)
-"""Shares of the encoder to try after the targets, none near another before it."""
+SIZES = (
+    *(0.03, 0.05, 0.07, 0.09, 0.1, 0.12, 0.125, 0.15, 0.18, 0.21, 0.24, 0.25, 0.28, 0.3, 0.35, 0.39, 0.42, 0.46, 0.5),
+    *(0.56, 0.62, 0.68, 0.75, 0.85),
+)
+"""Shares of the encoder to try; our ladder's smallest plan has 0.029."""
 
 TRIALS = {"cross-entropy": "magnitude", "default": "fisher"}
 """Importance that goes with the training of Syne Tune's trials."""
-
-
-def sizes(targets: Iterable[float]) -> list[float]:
-    """Shares of the encoder in the order in which they are tried.
-
-    Args:
-        targets: Those that are compared.
-    """
-    first = list(targets)
-    return [*first, *(size for size in (0.5, 0.25, 0.75, 0.125, *MORE) if size not in first)]
 
 
 def point(result: dict[str, Any]) -> Point:
@@ -44,19 +40,16 @@ def point(result: dict[str, Any]) -> Point:
     return Point(result["compute_s"], result["encoder_share"], result["selection"], result["accuracy"])
 
 
-def until_used_up(
-    make: Callable[[float], dict[str, Any] | None], shares: Iterable[float], *, spent_s: float, budget_s: float
-) -> list[Point]:
+def until_used_up(make: Callable[[float], dict[str, Any] | None], *, spent_s: float, budget_s: float) -> list[Point]:
     """Models of one size after the other while there is compute.
 
     Args:
         make: Makes the model of a share; None where it cannot.
-        shares: The shares in their order.
         spent_s: What the preparation took.
         budget_s: Compute in all.
     """
     points: list[Point] = []
-    for share in shares:
+    for share in in_order(SIZES, from_largest=False):
         if spent_s + sum(point.compute_s for point in points) >= budget_s:
             break
         result = make(share)
@@ -87,8 +80,8 @@ def syne_tune(
         key = {"search": "syne-tune", "trial": len(found), "seed": seed, "recovery": recovery, "plan": str(plan)}
         small = partial(cut, prepared.teacher, choose(plan, scores))
         result = kept.get(key, partial(_trial, bench, small, recovery, seed))
-        told = peer.ask({"tell": [1 - result["selection"], result["encoder_share"]]})
-        found.append({**result, "compute_s": result["compute_s"] + asked["seconds"] + told["seconds"]})
+        peer.ask({"tell": [1 - result["selection"], result["encoder_share"]]})
+        found.append(result)
     return found
 
 

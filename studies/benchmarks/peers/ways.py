@@ -27,6 +27,7 @@ class Way:
         recovery: `cross-entropy`, `logits` or `default`.
         files: Name of its requirements and script; None for what needs none.
         asks: What its script is told besides.
+        reads_once: Whether it reads gradients of the dense model, which are the same for all sizes.
     """
 
     title: str
@@ -34,6 +35,7 @@ class Way:
     recovery: str
     files: str | None = None
     asks: dict[str, Any] = field(default_factory=dict)
+    reads_once: bool = False
 
 
 OURS = "paretobert"
@@ -49,10 +51,11 @@ WAYS = {
             "cross-entropy",
             "torch_pruning",
             {"importance": name},
+            reads_once=name == "taylor",
         )
         for name in ("magnitude", "taylor")
     },
-    "modelopt": Way("ModelOpt GradNAS", version("modelopt", "nvidia-modelopt"), "logits", "modelopt"),
+    "modelopt": Way("ModelOpt GradNAS", version("modelopt", "nvidia-modelopt"), "logits", "modelopt", reads_once=True),
 }
 """All that make a model of a size that is asked for; ours first."""
 
