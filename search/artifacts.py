@@ -51,10 +51,14 @@ def digest(value: Any) -> str:
 
 
 def digest_of_files(path: Path) -> str:
-    """SHA-256 over a file's ending and content, or over the names and contents of all files directly in a folder."""
+    """SHA-256 over a file's ending and content, or over the names and contents of all files directly in a folder.
+
+    Hidden files, which systems and editors leave in folders (`.DS_Store`), do not count.
+    """
     if not path.is_dir():
         return digest([path.suffix, manifests.sha256(path)])
-    return digest([(file.name, manifests.sha256(file)) for file in sorted(path.iterdir()) if file.is_file()])
+    files = [file for file in sorted(path.iterdir()) if file.is_file() and not file.name.startswith(".")]
+    return digest([(file.name, manifests.sha256(file)) for file in files])
 
 
 class Artifacts:

@@ -102,6 +102,14 @@ class Task(Part):
     metric: Literal["accuracy", "f1", "matthews", "pearson", "spearman"] = "accuracy"
     """The task metric: what the objective named metric stands for."""
 
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _read_words(cls, labels: Any) -> Any:
+        """Take the words true and false, which a command line and JSON read as something else, for labels."""
+        if not isinstance(labels, list | tuple):
+            return labels
+        return tuple(str(label).lower() if isinstance(label, bool) else label for label in labels)
+
     @field_validator("labels")
     @classmethod
     def _check_labels(cls, labels: tuple[str, ...]) -> tuple[str, ...]:

@@ -91,6 +91,8 @@ def begin(start: Start, place: Place, limits: Limits, listener: Listener) -> boo
     about = studies.stored(existing) if existing is not None and studies.is_whole(existing) else None
     if existing is not None and about is not None:
         studies.check_same(existing, definition)
+    if existing is not None:
+        storages.close(existing._storage)  # no connection idles while what all trials need is prepared
     from search import preparation
     from search.bert.checkpoint import is_fine_tuned
     from search.bert.ladder import in_order, kept_mass, ladder

@@ -360,7 +360,10 @@ class _Reader:
 
         if self._study is None:
             found = storages.existing(self._url, self._name)
-            if found is None or not studies.is_whole(found):
+            if found is None:
+                return None
+            if not studies.is_whole(found):
+                storages.close(found._storage)
                 return None
             self._study = found
         return studies.read(self._study)

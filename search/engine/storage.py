@@ -180,6 +180,7 @@ def existing(url: str, name: str, **patience: Any) -> Study | None:
         return None
     storage = open_storage(url, create=False, **patience)
     if name not in optuna.get_all_study_names(storage):
+        close(storage)
         return None
     return optuna.load_study(study_name=name, storage=storage)
 

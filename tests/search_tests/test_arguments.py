@@ -41,6 +41,11 @@ def test_fields_are_overridden_by_their_paths() -> None:
     assert given.task.where == {"source": "x"}
 
 
+def test_true_and_false_are_labels_as_well() -> None:
+    assert parsed("--task.labels", "true,false").task.labels == ("true", "false")
+    assert parsed("--task.labels", "0,1,maybe").task.labels == ("0", "1", "maybe")
+
+
 def test_a_mapping_replaces_the_scripts() -> None:
     assert parsed("--space.layers", "{}").space.layers == {}
     assert parsed('--space.layers={"2": {"heads": {"low": 0.5}}}').space.layers == {

@@ -292,5 +292,7 @@ def test_digests_do_not_depend_on_order_and_see_every_byte(tmp_path: Path) -> No
     (tmp_path / "moved" / "b.tsv").write_text("1")
     assert digest_of_files(tmp_path / "a.tsv") == digest_of_files(tmp_path / "moved" / "b.tsv")
     assert digest_of_files(tmp_path) == before
+    (tmp_path / ".DS_Store").write_text("where a window was")
+    assert digest_of_files(tmp_path) == before
     (tmp_path / "a.tsv").write_text("2")
     assert digest_of_files(tmp_path) != before

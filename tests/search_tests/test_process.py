@@ -1,12 +1,14 @@
 """What a study says when it is begun in this process, and on which device it is looked at again."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from engine_cases import SilentListener
 from small_study import definition_in
+from sqlalchemy import Pool, event
 from transformers import BertForSequenceClassification
 
 from search.definition import Definition
@@ -49,6 +51,50 @@ def test_who_moved_the_data_away_is_told_how_to_go_on(definition: Definition, tm
     message = f"data is '{definition.data}': no such file or folder; put it back, or go on without it: paretobert work"
     with pytest.raises(UserError, match=re.escape(message)):
         said(definition, tmp_path)
+
+
+class Preparing(SilentListener):
+    """Counts the connections that are open whenever something is prepared."""
+
+    def __init__(self, connections: set[int]) -> None:
+        super().__init__()
+        self.connections = connections
+        self.counts: set[int] = set()
+
+    def stage(self, *_: object) -> None:
+        self.counts.add(len(self.connections))
+
+
+@pytest.fixture
+def connections() -> Iterator[set[int]]:
+    """The database connections that were opened since, and are open."""
+    opened: set[int] = set()
+
+    def on_connect(connection: object, _record: object) -> None:
+        opened.add(id(connection))
+
+    def on_close(connection: object, _record: object) -> None:
+        opened.discard(id(connection))
+
+    event.listen(Pool, "connect", on_connect)
+    event.listen(Pool, "close", on_close)
+    yield opened
+    event.remove(Pool, "connect", on_connect)
+    event.remove(Pool, "close", on_close)
+
+
+def test_no_connection_is_open_while_what_all_trials_need_is_made(
+    definition: Definition, tmp_path: Path, connections: set[int]
+) -> None:
+    url, start = f"sqlite:///{tmp_path}/study.db", Start(definition, only_prepare=True)
+    assert begin(start, Place(url, str(tmp_path / "artifacts")), Limits(), SilentListener())
+    connections.clear()
+    assert storage.existing(url, "another") is None
+    assert not connections
+    listener = Preparing(connections)
+    elsewhere = Place(url, str(tmp_path / "elsewhere"))
+    assert begin(start, elsewhere, Limits(), listener)  # the study is there, and is looked at first
+    assert listener.counts == {0}
 
 
 @pytest.mark.parametrize(
