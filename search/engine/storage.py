@@ -13,6 +13,7 @@
 - A password in a URL never shows: `shown` is what messages print.
 """
 
+import os
 import time
 import warnings
 from collections.abc import Callable
@@ -248,6 +249,11 @@ def _check_file(file: Path, url: str, *, create: bool) -> None:
             raise UserError(
                 f"the storage '{shown(url)}' does not exist; name the study's database with --storage, "
                 "or start the study with its script"
+            )
+        if url.startswith("sqlite") and not (os.access(file, os.W_OK) and os.access(file.absolute().parent, os.W_OK)):
+            raise UserError(
+                f"the storage '{shown(url)}' may not be written, which SQLite needs even to read it; copy {file.name}, "
+                f"and {file.name}-wal if it is there, to a folder of your own, and name the copy with --storage"
             )
         return
     try:

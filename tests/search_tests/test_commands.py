@@ -255,6 +255,13 @@ def test_a_study_that_does_not_exist(finished: Path, tmp_path: Path) -> None:
     refused(done, tmp_path, "unknown study 'cose'; did you mean 'case'?")
 
 
+def test_a_study_of_others_that_may_not_be_written(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = finished / "runs/case/study.db"
+    monkeypatch.setattr(os, "access", lambda path, _mode: Path(path) != file.parent)  # who is root may write all
+    with pytest.raises(UserError, match=r"copy study\.db, and study\.db-wal if it is there, to"):
+        load("case", storage=f"sqlite:///{file}")
+
+
 def test_a_trial_that_does_not_exist(finished: Path) -> None:
     done = command("show", "case", "99", folder=finished)
     assert done.returncode == 2
