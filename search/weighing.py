@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.stats import t
 from torch import Tensor
 
 from objectives import all_metrics
@@ -110,7 +111,11 @@ def ranked(confirmations: Sequence[Confirmation], known: Mapping[int, Evidence])
 
 
 def _again(measured: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Several measurements of one quantity: their median, within the ends of all their intervals."""
+    """Several measurements of one quantity: their median, and its 95 % interval.
+
+    Where measurements have intervals of their own, it reaches over all of them; else it is Student's t of the values,
+    wide for few of them.
+    """
     values = [float(each["value"]) for each in measured]
     known: dict[str, Any] = {
         "value": float(np.median(values)),
@@ -118,7 +123,10 @@ def _again(measured: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         **{name: measured[0][name] for name in ("unit", "source") if name in measured[0]},
     }
     ends = [each["interval"] for each in measured if each.get("interval") is not None]
-    if ends or len(set(values)) > 1:
+    if ends:
         known["low"] = min([*values, *(float(low) for low, _ in ends)])
         known["high"] = max([*values, *(float(high) for _, high in ends)])
+    elif len(set(values)) > 1:
+        half = float(t.ppf(0.975, len(values) - 1)) * float(np.std(values, ddof=1)) / len(values) ** 0.5
+        known["low"], known["high"] = known["value"] - half, known["value"] + half
     return known

@@ -68,7 +68,7 @@ def interval(evidence: Evidence, *, is_share: bool) -> tuple[float, float]:
         is_share: Whether the metric is a share of the rows, accuracy say.
 
     Returns:
-        Low and high end. With one training its seed is not in it.
+        Low and high end, within what a metric can be. With one training its seed is not in it.
     """
     mean = evidence.mean
     low, high = np.quantile(evidence.drawn, [0.025, 0.975])
@@ -76,7 +76,8 @@ def interval(evidence: Evidence, *, is_share: bool) -> tuple[float, float]:
         whole = Record(0, "complete", quantities={"accuracy": {"value": mean, "samples": evidence.rows}})
         low, high = noise.interval(whole, "accuracy") or (low, high)
     seeds = _reach(_variance(evidence.values), len(evidence.values) - 1)
-    return mean - math.hypot(mean - low, seeds), mean + math.hypot(high - mean, seeds)
+    least = 0.0 if is_share else -1.0
+    return max(mean - math.hypot(mean - low, seeds), least), min(mean + math.hypot(high - mean, seeds), 1.0)
 
 
 def difference(one: Evidence, other: Evidence) -> tuple[float, float, float]:

@@ -1,11 +1,15 @@
 """How good is a set of trials, as one number that studies of any size and unit share?
 
-Every objective is mapped to a gain: 0 at a reference that is no better than doing nothing, 1 at an ideal.
+Every objective is mapped to a gain: 0 at a reference that nobody would take, 1 at an ideal.
 
     objective                       gain 0 (reference)     gain 1 (ideal)     in between
     task metric                     chance level           1                  linear
     minimised (cost)                the dense model        0                  1 - value / dense
     maximised, a user's own         0                      never reached      value / (value + dense): dense is 0.5
+
+Chance level is what guessing with equal odds gets in accuracy (1 / labels), and 0 in the other metrics. Where one label
+is much more frequent, a model that always answers with it has more, in accuracy and f1: there the metric matthews, in
+which it has 0, is the better objective.
 
 Nothing depends on the best value seen so far, so the hypervolume of a growing study never falls.
 """

@@ -48,9 +48,10 @@ def hypervolume_interval(
     drawn = [_growth(gains(study, values), last) for values in again]
     low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
     luck = np.maximum(np.mean(drawn, axis=0) - measured, 0.0)
-    # The deviations, turned around.
-    ends = zip(np.maximum(2 * measured - high - luck, 0.0), np.minimum(2 * measured - low, 1.0), strict=True)
-    return [(positions[at], float(below), float(above)) for at, (below, above) in zip(last, ends, strict=True)]
+    # The deviations, turned around; near 0, where that leaves the scale, the drawn values' high end stays the high end.
+    turned = 2 * measured - low
+    ends = np.clip([2 * measured - high - luck, np.where(turned > 0, turned, high)], 0.0, 1.0)
+    return [(positions[at], float(below), float(above)) for at, below, above in zip(last, *ends, strict=True)]
 
 
 @remembered

@@ -248,7 +248,7 @@ class SurrogateSampler(BaseSampler):
 
 @dataclass(frozen=True)
 class Scale:
-    """Maps predictions to gains: 0 at a reference that is no better than doing nothing, 1 at the ideal.
+    """Maps predictions to gains: 0 at a reference that nobody would take, 1 at the ideal.
 
     Attributes:
         reference: Value of gain 0, by objective.

@@ -58,26 +58,32 @@ def rows(
         dense_seeds: The task's metric of dense models on the held-out rows, one per seed, the teacher's first.
 
     Returns:
-        One dict per row. `kept` is the confirmed mean as a share of the teacher's figure on the same rows.
+        One dict per row. `kept` is the confirmed mean as a share of the dense models' mean on the same rows.
     """
     assert study.dense is not None
     metric = study.definition.task.metric
     confirmed = {each.trial: each for each in study.confirmations}
     dense = confirmed[study.dense.trial]
-    found = [_row(study, 1.0, dense, dense) | {"seeds": len(dense_seeds), metric: _spread(dense_seeds), "speed_up": {}}]
+    whole = float(np.mean(dense_seeds))
+    first = {
+        "seeds": len(dense_seeds),
+        metric: _spread(dense_seeds),
+        "kept": 1.0 if whole > 0 else None,
+        "speed_up": {},
+    }
+    found = [_row(study, 1.0, dense, dense, whole) | first]
     for size, trial in trials.items():
         if trial is None or trial not in confirmed:
             found.append({"size": size, "trial": trial, "why_not": "no trial so small" if trial is None else "failed"})
         else:
-            row = _row(study, size, confirmed[trial], dense)
+            row = _row(study, size, confirmed[trial], dense, whole)
             found.append(row | {"speed_up": {name: dict(each) for name, each in speeds.get(trial, {}).items()}})
     return found
 
 
-def _row(study: StudyRecord, size: float, point: Confirmation, dense: Confirmation) -> dict[str, Any]:
+def _row(study: StudyRecord, size: float, point: Confirmation, dense: Confirmation, whole: float) -> dict[str, Any]:
     metric, record = study.definition.task.metric, study.records[point.trial]
     found = point.quantities[metric]
-    teacher = float(dense.quantities[metric]["value"])
     row: dict[str, Any] = {
         "size": size,
         "trial": point.trial,
@@ -86,7 +92,7 @@ def _row(study: StudyRecord, size: float, point: Confirmation, dense: Confirmati
         "searched": quantity(study, record, metric),
         metric: _spread(found["each"]) | {name: found.get(name) for name in ("low", "high")},
         "seeds": len(point.seeds),
-        "kept": float(found["value"]) / teacher if teacher > 0 else None,
+        "kept": float(found["value"]) / whole if whole > 0 else None,
     }
     if "energy_mj" in point.quantities and "energy_mj" in dense.quantities:
         mine, whole = (each.quantities["energy_mj"] for each in (point, dense))
@@ -116,7 +122,7 @@ def table(result: Mapping[str, Any]) -> list[str]:
     metric, listed = result["metric"], result["rows"]
     speeds = list(dict.fromkeys(name for row in listed for name in row.get("speed_up", {})))
     source = next((row["energy_source"] for row in listed if "energy_source" in row), "")
-    seen = ("encoder at most", "encoder", "total", f"{metric}, held out", "of the teacher's")
+    seen = ("encoder at most", "encoder", "total", f"{metric}, held out", "of the dense model's")
     headers = (*seen, *(f"speed-up {name}" for name in speeds), f"energy ({source}), times less")
     lines = [f"| {' | '.join(headers)} |", f"|{'---|' * len(headers)}"]
     for row in listed:

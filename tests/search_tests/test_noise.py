@@ -1,5 +1,6 @@
 import math
 import random
+from dataclasses import replace
 
 import pytest
 from study_cases import synthetic
@@ -91,6 +92,22 @@ def test_the_interval_allows_for_the_luck_of_the_best():
     assert hypervolume(study) > 1.1 * truth
     assert low < high < hypervolume(study)
     assert abs((low + high) / 2 - truth) < abs(hypervolume(study) - truth)
+
+
+@pytest.mark.parametrize("accuracy", [0.5, 0.51, 0.55])
+def test_near_chance_the_interval_stays_on_the_scale(accuracy):
+    study = synthetic(60)
+    alike = tuple(
+        replace(
+            record,
+            values={**record.values, "accuracy": accuracy},
+            quantities={**record.quantities, "accuracy": {"value": accuracy, "samples": 300}},
+        )
+        for record in study.records
+    )
+    band = hypervolume_interval(replace(study, records=alike))
+    assert all(0.0 <= low <= high <= 1.0 for _at, low, high in band)
+    assert band[-1][2] > 0.0
 
 
 def test_no_interval_without_noise_or_dense_model():

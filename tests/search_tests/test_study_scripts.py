@@ -186,6 +186,7 @@ def test_a_study_ends_in_a_folder_and_goes_on_where_it_was_killed(
         assert set(point["speed_up"]) == {"CPU batch 1", "CPU batch 2"}
         for speed in point["speed_up"].values():
             assert speed["low"] <= speed["speed_up"] <= speed["high"]
+        assert point["kept"] == pytest.approx(point["accuracy"]["mean"] / dense["accuracy"]["mean"])
         assert point["energy_source"] == "model"
         assert point["energy_ratio"] == pytest.approx(dense["energy_mj"] / point["energy_mj"])
     assert {"commit", "date", "machine", "processor", "search_energy", "search_seconds"} <= set(result)
