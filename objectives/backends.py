@@ -111,20 +111,23 @@ class _Recorded:
 
     def __init__(self, model: nn.Module, batch: Batch) -> None:
         self._inputs = {name: tensor.clone() for name, tensor in batch.items()}
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):  # kernels choose their algorithms outside the recording
-            for _ in range(3):
-                model(**self._inputs)
-        torch.cuda.current_stream().wait_stream(stream)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
-            self._logits = cast(Tensor, model(**self._inputs).logits)
+        self._device = batch["input_ids"].device
+        with torch.cuda.device(self._device):  # streams and graphs are those of the current device
+            stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):  # kernels choose their algorithms outside the recording
+                for _ in range(3):
+                    model(**self._inputs)
+            torch.cuda.current_stream().wait_stream(stream)
+            self._graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._graph, stream=stream):
+                self._logits = cast(Tensor, model(**self._inputs).logits)
 
     def __call__(self, batch: Batch) -> Tensor:
-        for name, tensor in self._inputs.items():
-            tensor.copy_(batch[name])
-        self._graph.replay()
+        with torch.cuda.device(self._device):
+            for name, tensor in self._inputs.items():
+                tensor.copy_(batch[name])
+            self._graph.replay()
         return self._logits
 
 

@@ -20,6 +20,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from objectives.measurement import MeasurementUnavailable
+
 PACKAGES = ("onnxruntime", "onnx", "onnxscript")
 """What the extra onnx installs."""
 
@@ -114,6 +116,9 @@ def runner(graph: bytes | Path, *, device: torch.device, threads: int) -> Run:
         graph: The graph, or the file that holds it.
         device: What runs it.
         threads: CPU threads.
+
+    Raises:
+        MeasurementUnavailable: If ONNX Runtime cannot use the device: by itself it would run the graph on the CPU.
     """
     import onnxruntime
 
@@ -121,7 +126,14 @@ def runner(graph: bytes | Path, *, device: torch.device, threads: int) -> Run:
     options.intra_op_num_threads = threads
     options.log_severity_level = 3  # errors
     source = graph if isinstance(graph, bytes) else str(graph)
-    session = onnxruntime.InferenceSession(source, options, providers=[PROVIDERS[device.type]])
+    provider = PROVIDERS[device.type]
+    place = {"device_id": device.index or 0} if device.type == "cuda" else {}
+    session = onnxruntime.InferenceSession(source, options, providers=[(provider, place)])
+    if session.get_providers()[0] != provider:
+        raise MeasurementUnavailable(
+            f"ONNX Runtime cannot use {device}: it did not load the {provider}, whose libraries (CUDA, cuDNN) are "
+            "missing or of another version; install those that it names in its log, or use eager"
+        )
     names = [known.name for known in session.get_inputs()]
 
     def run(batch: Mapping[str, Tensor]) -> Tensor:

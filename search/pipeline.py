@@ -53,7 +53,8 @@ def evaluate(
     Args:
         prepared: What is the same for all trials.
         plan: What to keep.
-        seed: Seed of the recovery: the same plan and seed give the same result on the same machine.
+        seed: Seed of the recovery: the same plan and seed give the same result on the same CPU. On a GPU they nearly
+            do: attention's gradients are added up in no fixed order there.
         on_stage: Told what is being done.
         schedule: Fields of the recovery that take another value than the definition's, `steps` for example.
         on_rung: Asked at each rung of `ending.rungs`, with its share of the steps, the task's metric on `ending.rows`

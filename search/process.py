@@ -329,6 +329,8 @@ def device_of(name: str) -> "torch.device":
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # streams, graphs and what the device can do are asked of the current one
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(
             f"the device is {name!r}, which cannot be used here ({str(error).splitlines()[0]}); name another, cpu for "

@@ -64,7 +64,7 @@ def block_importance(model: PreTrainedModel, batches: Iterable[Batch], *, loss: 
                 for kind, projection in enumerate(projections):
                     with _hooked(projection.register_forward_pre_hook(_nothing)):
                         logits = _from_layer(model, calls, number)
-                    gains[number, kind] += _GAINS[loss](logits, dense, here["labels"]).double().sum().cpu()
+                    gains[number, kind] += _GAINS[loss](logits, dense, here["labels"]).cpu().double().sum()
             sentences += len(here["labels"])
     if sentences == 0:
         raise ValueError("importance on 0 sentences: at least 1 is needed")

@@ -297,7 +297,7 @@ def _squares(layer: nn.Module, into: Sequence[str], out: str) -> Tensor:
 
 
 def _exact(values: Tensor) -> Tensor:
-    return values.detach().to("cpu", torch.float64)
+    return values.detach().cpu().double()  # in this order: Apple's GPUs have no float64
 
 
 def _mean_over_sentences(

@@ -103,7 +103,6 @@ def tilted(space: Space, scores: Scores, *, size: float, tilt: float) -> dict[st
     """
     counts = {"heads": _over_threshold(scores.heads, size)}
     counts["neurons"] = _over_threshold(_blocks(scores.neurons, space.neuron_block), size)
-    last = f"layer.{space.shape.layers - 1}.heads"
     ratios = {}
     for dimension in space.dimensions:
         share = size
@@ -111,7 +110,7 @@ def tilted(space: Space, scores: Scores, *, size: float, tilt: float) -> dict[st
             _, layer, kind = dimension.name.split(".")
             threshold = counts[kind][int(layer)] / dimension.units
             share = (1 - tilt) * size + tilt * threshold
-        if dimension.name == last:
+        if dimension.name == last_heads(space):
             share = max(share, 1 / dimension.units)
         ratios[dimension.name] = dimension.snap(share) if dimension.usual is None else dimension.usual
     return ratios
@@ -121,7 +120,8 @@ def dropped(space: Space, scores: Scores, *, size: float, blocks: int) -> dict[s
     """One plan of the ladder without its least important blocks.
 
     The blocks that are left keep the share of heads (of neuron blocks) that makes up for those that went, at most all.
-    A block is scored with all others in place, so that the score of dropping several is an approximation.
+    A block is scored with all others in place, so that the score of dropping several is an approximation. The last
+    layer's heads stay, as in all plans of the ladder that follow a size.
 
     Args:
         space: The study's dimensions.
@@ -150,13 +150,22 @@ def dropped(space: Space, scores: Scores, *, size: float, blocks: int) -> dict[s
         if dimension.name in gone:
             ratios[dimension.name] = 0.0
         elif kind in BLOCKS:
-            ratios[dimension.name] = dimension.snap(size * scores.blocks.shape[0] / left)
+            share = size * scores.blocks.shape[0] / left
+            if dimension.name == last_heads(space):
+                share = max(share, 1 / dimension.units)
+            ratios[dimension.name] = dimension.snap(share)
     return ratios
 
 
+def last_heads(space: Space) -> str:
+    """Name of the dimension of the last layer's heads."""
+    return f"layer.{space.shape.layers - 1}.heads"
+
+
 def droppable(space: Space) -> list[str]:
-    """Names of the dimensions whose block may vanish."""
-    return [d.name for d in space.dimensions if d.name.endswith(BLOCKS) and d.fewest == 0]
+    """Names of the dimensions whose block the ladder may drop: which may vanish, and are not the last layer's heads."""
+    names = [d.name for d in space.dimensions if d.name.endswith(BLOCKS) and d.fewest == 0]
+    return [name for name in names if name != last_heads(space)]
 
 
 def check_droppable(space: Space, blocks: int) -> None:
@@ -168,8 +177,8 @@ def check_droppable(space: Space, blocks: int) -> None:
     most = len(droppable(space))
     if blocks > most:
         raise UserError(
-            f"engine.drop_blocks is {blocks}; {most} blocks may vanish in this space (those whose ratio may be 0); "
-            "use fewer, or widen space.heads and space.neurons"
+            f"engine.drop_blocks is {blocks}; {most} blocks may vanish in this space (those whose ratio may be 0, but "
+            "for the last layer's heads); use fewer, or widen space.heads and space.neurons"
         )
 
 

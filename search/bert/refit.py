@@ -212,11 +212,11 @@ def _fitted_sum(projection: Any, inputs: Tensor, residual: Tensor, target: Tenso
         return before
     old = [parameter.clone() for parameter in projection.parameters()]
     if isinstance(projection, BiasOnly):
-        projection.bias.add_(lacking.double().mean(dim=0).to(projection.bias.dtype))
+        projection.bias.add_(_exact(lacking).mean(dim=0).to(projection.bias))
     else:
         weight, bias = _change(inputs, lacking, ridge)
-        projection.weight.add_(weight.to(projection.weight.dtype))
-        projection.bias.add_(bias.to(projection.bias.dtype))
+        projection.weight.add_(weight.to(projection.weight))
+        projection.bias.add_(bias.to(projection.bias))
     after: Tensor = projection(inputs) + residual
     if _error(target - after) < _error(lacking):
         return after
@@ -226,7 +226,12 @@ def _fitted_sum(projection: Any, inputs: Tensor, residual: Tensor, target: Tenso
 
 
 def _error(lacking: Tensor) -> Tensor:
-    return lacking.double().square().sum()
+    return _exact(lacking).square().sum()
+
+
+def _exact(values: Tensor) -> Tensor:
+    """In float64, on the CPU where the device has none (Apple's GPUs)."""
+    return (values.cpu() if values.device.type == "mps" else values).double()
 
 
 def _change(inputs: Tensor, lacking: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
@@ -241,14 +246,14 @@ def _change(inputs: Tensor, lacking: Tensor, ridge: float) -> tuple[Tensor, Tens
         D (H, width) and c (H,), float64.
     """
     width = inputs.shape[1]
-    middle, offset = inputs.double().mean(dim=0), lacking.double().mean(dim=0)
-    squares = inputs.new_zeros(width, width, dtype=torch.float64)
-    products = inputs.new_zeros(width, lacking.shape[1], dtype=torch.float64)
+    middle, offset = _exact(inputs).mean(dim=0), _exact(lacking).mean(dim=0)
+    squares = middle.new_zeros(width, width)
+    products = middle.new_zeros(width, lacking.shape[1])
     for start in range(0, len(inputs), TOKENS_AT_ONCE):
         some = slice(start, start + TOKENS_AT_ONCE)
-        centred = inputs[some].double() - middle
+        centred = _exact(inputs[some]) - middle
         squares.addmm_(centred.T, centred)
-        products.addmm_(centred.T, lacking[some].double() - offset)
+        products.addmm_(centred.T, _exact(lacking[some]) - offset)
     diagonal = squares.diagonal()
     diagonal += ridge * diagonal.mean()
     factor, _ = torch.linalg.cholesky_ex(squares)  # without a check: inputs that never vary give NaN, and are left

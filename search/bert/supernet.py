@@ -68,7 +68,7 @@ def train_supernet(
     """Train a copy of the dense teacher as a super-network, in place.
 
     There is no dropout, and the word embeddings stay as they are, as in the recovery. The same arguments give the same
-    weights, interrupted or not.
+    weights on a CPU, interrupted or not; on a GPU, where attention's gradients are added up in no fixed order, nearly.
 
     Args:
         model: The copy, on the device to train on; in evaluation mode, and left so.

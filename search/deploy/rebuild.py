@@ -79,7 +79,7 @@ class Rebuilt:
         return (
             f"the rebuilt model has {metric} {self.score:.4f} on the selection split and trial {self.record.trial} was "
             f"recorded with {recorded:.4f} ({self.score - recorded:+.4f}): another machine, number type, number of "
-            "threads or version gives other sums of floating-point numbers"
+            "threads or version gives other sums of floating-point numbers, and on a GPU each training does"
         )
 
 

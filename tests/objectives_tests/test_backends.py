@@ -12,6 +12,7 @@ from objectives import Conditions, MeasurementUnavailable, Subject, built_in
 from objectives.backends import BACKENDS, Batch, open_backend
 from objectives.inference import random_batches
 from objectives.latency import Latency
+from objectives.onnx_graph import runner, to_onnx
 from search.plan import Plan, Shape
 
 CPU = torch.device("cpu")
@@ -108,6 +109,35 @@ def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> N
 def test_onnxruntime_without_cuda_says_so() -> None:
     with pytest.raises(MeasurementUnavailable, match="no execution provider for mps here"):
         open_backend("onnxruntime", torch.device("mps"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens where there is no GPU")
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_onnxruntime_never_measures_the_cpu_in_place_of_a_gpu(build: Callable[..., Any]) -> None:
+    """By itself it runs on the CPU what the GPU's libraries are missing for."""
+    graph = to_onnx(build(Plan((1,), (1,)), ONE_LAYER))
+    with pytest.raises(MeasurementUnavailable, match="cannot use cuda:1: it did not load the CUDAExecutionProvider"):
+        runner(graph, device=torch.device("cuda:1"), threads=1)
+
+
+def test_onnxruntime_runs_on_the_gpu_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    class Session:
+        def __init__(self, _graph: bytes, _options: Any, *, providers: list[Any]) -> None:
+            asked.extend(providers)
+
+        def get_providers(self) -> list[str]:
+            return [asked[-1][0], "CPUExecutionProvider"]
+
+        def get_inputs(self) -> list[Any]:
+            return []
+
+    monkeypatch.setattr("onnxruntime.InferenceSession", Session)
+    for name in ("cuda:1", "cuda", "cpu"):
+        runner(b"", device=torch.device(name), threads=1)
+    cuda = "CUDAExecutionProvider"
+    assert asked == [(cuda, {"device_id": 1}), (cuda, {"device_id": 0}), ("CPUExecutionProvider", {})]
 
 
 def test_an_unknown_backend_lists_the_known_ones() -> None:

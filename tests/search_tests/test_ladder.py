@@ -120,7 +120,14 @@ def test_the_least_important_blocks_go_and_the_others_make_up_for_them() -> None
     assert three.heads == (4, 0, 0, 4)
     assert three.neurons == (48, 48, 0, 48)  # 0.5 · 4/3 of 4 blocks is 2.7
     assert SPACE.plan(dropped(SPACE, BLOCKS, size=0.875, blocks=3)).neurons == (64, 64, 0, 64)  # all that is left
-    assert dropped(SPACE, BLOCKS, size=0.5, blocks=8) == SPACE.uniform(0.0)
+    assert dropped(SPACE, BLOCKS, size=0.5, blocks=7) == {**SPACE.uniform(0.0), "layer.3.heads": 1.0}
+
+
+def test_the_last_layers_heads_never_go() -> None:
+    unimportant = Scores(EARLY.heads, EARLY.neurons, torch.arange(8, 0, -1, dtype=torch.float64).reshape(4, 2))
+    plan = SPACE.plan(dropped(SPACE, unimportant, size=0.1, blocks=1))
+    assert plan.heads == (0, 0, 0, 1)
+    assert plan.neurons[3] == 0
 
 
 def test_blocks_that_must_stay_are_passed_over_and_too_many_are_refused() -> None:
@@ -129,8 +136,8 @@ def test_blocks_that_must_stay_are_passed_over_and_too_many_are_refused() -> Non
     plan = space.plan(dropped(space, BLOCKS, size=0.5, blocks=1))
     assert plan.heads == (3, 3, 0, 3)
     assert plan.neurons == (32, 32, 32, 32)
-    with pytest.raises(UserError, match=r"engine\.drop_blocks is 7; 6 blocks may vanish in this space"):
-        dropped(space, BLOCKS, size=0.5, blocks=7)
+    with pytest.raises(UserError, match=r"engine\.drop_blocks is 6; 5 blocks may vanish in this space"):
+        dropped(space, BLOCKS, size=0.5, blocks=6)
     with pytest.raises(ValueError, match="these scores hold none of blocks"):
         dropped(SPACE, EARLY, size=0.5, blocks=1)
 
