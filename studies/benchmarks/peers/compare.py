@@ -19,7 +19,8 @@
   dense encoder, with equal compute for each way after the teacher, which all share (`searches.py`). `compared`: the
   same where encoders below the smallest size count as of that size, as some tools make no smaller ones. Ours is
   searched twice: with the definition's defaults, and as slices of a super-network (400 steps, in the compute), each
-  recovered by 40 steps at a quarter of the learning rate, which --quick and --partial leave out.
+  recovered by 40 steps at a quarter of the learning rate, which --quick and --partial leave out. Of a search, that one
+  and Syne Tune's, the best trial on the selection split stands for each size.
 - Model: the packaged checkpoint. Data: under ../shared/data/glue, or where the variable PARETOBERT_GLUE says. 12,000
   training rows, 1,000 whole sentences of them as selection split, 100 steps, 3 seeds; --quick: 1,500, 300, 20 and 1.
   One teacher for all; a seed stands for the rows that importance reads and for the batches of the training.
@@ -45,6 +46,7 @@ from ways import OURS, OWN, WAYS, Way
 from search import pipeline
 from search.errors import UserError
 
+SLICES = Way("paretobert, super-network's slices", OWN, "default")
 BUDGET_S = {False: 600.0, True: 60.0}
 
 
@@ -123,8 +125,8 @@ def main() -> None:
         if len(found.volumes) == run.seeds and None not in found.why_not:
             peers[way.title] = found
     sliced = None if given.quick or given.partial else run.of_slices()
-    own = rows(WAYS[OURS], ours, None)
-    for line in comparison.lines(own + table):
+    own, slices = rows(WAYS[OURS], ours, None), rows(SLICES, sliced, None) if sliced else []
+    for line in comparison.lines(own + slices + table):
         say(line)
     settings = run.definition
     finish(
@@ -143,7 +145,7 @@ def main() -> None:
             "dense": run.bench.dense(),
             "preparation_s": run.shared.preparation,
             "ours": {"name": "paretobert", "version": OWN, "sizes": own, **beside(ours, peers)},
-            "ours_with_supernet": beside(sliced, peers) if sliced else None,
+            "ours_with_supernet": {"sizes": slices, **beside(sliced, peers)} if sliced else None,
             "peers": table,
             "hypervolumes": {name: found.volumes for name, found in peers.items()},
             "hypervolumes_compared": {name: found.compared for name, found in peers.items()},

@@ -156,11 +156,23 @@ class Comparison:
         return result
 
     def of_slices(self) -> Found:
-        """What our search of slices of a super-network gives, recovered by few and gentle steps: hypervolumes."""
+        """What our search of slices of a super-network gives, recovered by few and gentle steps."""
         found = Found.nothing()
         for seed in range(self.seeds):
-            self._add_volumes(found, self._our_search("supernet-recovered", seed)[0])
+            points, _spent_s = self._our_search("supernet-recovered", seed)
+            self._add_volumes(found, points)
+            trials = [
+                {"encoder_share": one.share, "selection": one.selection, "accuracy": one.held_out} for one in points
+            ]
+            self._add_best(found, trials)
         return found
+
+    def _add_best(self, found: Found, trials: list[dict[str, Any]]) -> None:
+        """What a search has for each size: the best of its trials, at the price of all of them."""
+        for share in TARGETS[self.quick]:
+            best = searches.best_within(trials, share)
+            if best is not None:
+                found.models.setdefault(share, []).append({**best, "compute_s": self.budget_s})
 
     def _our_search(self, arm: str, seed: int) -> tuple[list[efficiency.Point], float]:
         """Trials of an arm of `search_efficiency.py`, and the compute of its preparation."""
@@ -194,10 +206,7 @@ class Comparison:
                     )
                 say(f"{name}, seed {seed}: {len(trials)} trials")
                 self._add_volumes(found, [searches.point(one) for one in trials])
-                for share in TARGETS[self.quick]:
-                    best = searches.best_within(trials, share)
-                    if best is not None:  # what the whole search took is the budget
-                        found.models.setdefault(share, []).append({**best, "compute_s": self.budget_s - spent_s})
+                self._add_best(found, trials)
         except UnavailableError as error:
             return replace(found, models={}, why_not={None: str(error)})
         for share in TARGETS[self.quick]:
