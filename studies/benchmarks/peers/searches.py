@@ -69,7 +69,10 @@ def syne_tune(
     spent_s: float,
     budget_s: float,
 ) -> list[dict[str, Any]]:
-    """The trials of MO-REA. Interrupted, its proposals come again, and what is known of them is told it again."""
+    """The trials of MO-REA. Where its proposals come again after an interruption, what is known of them is told it again.
+
+    Syne Tune 0.16.0 does not propose the same again in another process: there, an interrupted search is made anew.
+    """
     space = prepared.space
     scores, importance_s = bench.scores(TRIALS[recovery], seed)
     found: list[dict[str, Any]] = []
