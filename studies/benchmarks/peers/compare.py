@@ -126,6 +126,7 @@ def main() -> None:
             peers[way.title] = found
     sliced = None if given.quick or given.partial else run.of_slices()
     own, slices = rows(WAYS[OURS], ours, None), rows(SLICES, sliced, None) if sliced else []
+    volumes = beside(ours, peers)
     for line in comparison.lines(own + slices + table):
         say(line)
     settings = run.definition
@@ -144,12 +145,12 @@ def main() -> None:
             "importance_rows": settings.importance.rows,
             "dense": run.bench.dense(),
             "preparation_s": run.shared.preparation,
-            "ours": {"name": "paretobert", "version": OWN, "sizes": own, **beside(ours, peers)},
+            "ours": {"name": "paretobert", "version": OWN, "sizes": own, **volumes},
             "ours_with_supernet": {"sizes": slices, **beside(sliced, peers)} if sliced else None,
             "peers": table,
             "hypervolumes": {name: found.volumes for name, found in peers.items()},
             "hypervolumes_compared": {name: found.compared for name, found in peers.items()},
-            "hypervolume_ratio_to_best_peer": beside(ours, peers)["hypervolume_ratio_to_best_peer"],
+            "hypervolume_ratio_to_best_peer": volumes["hypervolume_ratio_to_best_peer"],
         },
         given.json,
     )

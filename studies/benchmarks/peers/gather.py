@@ -133,15 +133,15 @@ class Comparison:
 
     def _once_s(self, name: str, peer: Peer | None, seed: int) -> float:
         """Compute of what a way does once for all sizes; 0 where its script does each size from the beginning."""
-        cell = Cell(name, TARGETS[self.quick][0], seed, WAYS[name].recovery)
         if not WAYS[name].reads_once:
             return 0.0
-        key = {"way": name, "seed": seed, "once": True}
-        return float(self.kept.get(key, lambda: {"seconds": self._once_of(cell, peer)})["seconds"])
+        cell = Cell(name, TARGETS[self.quick][0], seed, WAYS[name].recovery)
 
-    def _once_of(self, cell: Cell, peer: Peer | None) -> float:
-        assert peer is not None
-        return self.bench.once(cell, peer)
+        def read() -> dict[str, Any]:
+            assert peer is not None
+            return {"seconds": self.bench.once(cell, peer)}
+
+        return float(self.kept.get({"way": name, "seed": seed, "once": True}, read)["seconds"])
 
     def _add_volumes(self, found: Found, points: list[efficiency.Point]) -> None:
         found.volumes.append(volume(points))
