@@ -261,7 +261,7 @@ def test_a_model_of_a_peer_is_trained_scored_and_measured_like_ours(prepared, tm
 
 
 def test_a_peer_answers_line_by_line_whatever_its_tool_prints(tmp_path):
-    from environments import Peer, UnavailableError
+    from environments import Peer, RefusedError, UnavailableError
 
     script = tmp_path / "peer.py"
     script.write_text(
@@ -270,13 +270,17 @@ def test_a_peer_answers_line_by_line_whatever_its_tool_prints(tmp_path):
         "def answer(request):\n"
         "    print('a bar of progress')\n"
         "    if request.get('exit'): raise SystemExit('gone')\n"
+        "    if request['number'] < 0: raise ValueError('too small')\n"
         "    return {'half': 1 / request['number']}\n"
         "serve(answer)\n"
     )
     with Peer(Path(sys.executable), script, tmp_path / "log") as peer:
         assert peer.ask({"number": 2}) == {"half": 0.5}
-        with pytest.raises(UnavailableError, match="ZeroDivisionError: division by zero"):
+        with pytest.raises(UnavailableError, match="ZeroDivisionError: division by zero") as failed:
             peer.ask({"number": 0})
+        assert not isinstance(failed.value, RefusedError)
+        with pytest.raises(RefusedError, match="ValueError: too small"):
+            peer.ask({"number": -1})
         assert peer.ask({"number": 4}) == {"half": 0.25}
         with pytest.raises(UnavailableError, match="its process ended: gone"):
             peer.ask({"exit": True})
@@ -372,6 +376,36 @@ def test_what_a_peer_reads_once_for_all_sizes_is_charged_once(tmp_path, monkeypa
     assert found.compared == pytest.approx([0.4 * 0.875] * 2)
     distilled = run.of_sizes("modelopt")
     assert [one["compute_s"] for one in distilled.models[0.5]] == [60.0, 60.0]
+
+
+def test_a_size_that_a_peer_refuses_is_asked_for_once_and_one_that_failed_again(tmp_path, monkeypatch):
+    import gather
+    from environments import RefusedError, UnavailableError
+    from gather import Comparison
+    from kept import Kept
+
+    asked = []
+
+    class Bench:
+        def fill(self, cell, _peer, *, measure):  # noqa: ARG002
+            asked.append(cell.share)
+            if cell.share < 0.1:
+                raise RefusedError("too small")
+            if cell.share == 0.125:
+                raise UnavailableError("its process ended")
+            return {**model(cell.share, 0.8, 0.7), "pruning_s": 1.0, "answers": "1"}
+
+    monkeypatch.setattr(gather, "opened", lambda *_: partial(nullcontext, "a peer"))
+    run = object.__new__(Comparison)
+    run.quick, run.seeds, run.partial, run.budget_s, run.bench = False, 1, False, 1e9, Bench()
+    run.shared = SimpleNamespace(preparation={"teacher logits": 20.0})
+    for _ in range(2):
+        run.kept = Kept(tmp_path / "kept.jsonl")
+        found = run.of_sizes("textpruner")
+        assert {found.why_not[share] for share in (0.03, 0.05, 0.07, 0.09)} == {"too small"}
+        assert found.why_not[0.125] == "its process ended"
+        assert 0.125 not in found.models
+    assert [asked.count(share) for share in (0.03, 0.05, 0.1, 0.125)] == [1, 1, 1, 4]  # as a size, and for a front
 
 
 def test_trials_that_a_longer_run_kept_are_left_out():

@@ -21,6 +21,10 @@ class UnavailableError(Exception):
     """A peer cannot be run; the text says why."""
 
 
+class RefusedError(UnavailableError):
+    """A peer makes no such model, however often it is asked; the text says why."""
+
+
 def requirements(name: str) -> list[Path]:
     """The files that say what an environment holds; what the second names is installed without what it asks for."""
     return [file for file in (HERE / f"{name}.txt", HERE / f"{name}.no-deps.txt") if file.exists()]
@@ -101,7 +105,8 @@ class Peer:
         """Its answer.
 
         Raises:
-            UnavailableError: If it has none, or ended.
+            RefusedError: If it makes no such model.
+            UnavailableError: If it has no answer, or ended.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -115,7 +120,7 @@ class Peer:
             raise UnavailableError(f"its process ended: {_last_line(self._log)}")
         reply: dict[str, Any] = json.loads(line)
         if "error" in reply:
-            raise UnavailableError(reply["error"])
+            raise (RefusedError if reply["refused"] else UnavailableError)(reply["error"])
         return reply
 
 

@@ -22,7 +22,10 @@ PROBE_ROWS = 16
 
 
 def serve(answer: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    """Answer requests until the standard input ends; an error is an answer too."""
+    """Answer requests until the standard input ends; an error is an answer too.
+
+    A ValueError refuses: the tool makes no such model, however often it is asked.
+    """
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     for line in sys.stdin:
@@ -30,7 +33,8 @@ def serve(answer: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
             reply = answer(json.loads(line))
         except Exception as error:  # whatever a tool raises is its answer
             traceback.print_exc()
-            reply = {"error": f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]}
+            told = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+            reply = {"error": told, "refused": isinstance(error, ValueError)}
         print(json.dumps(reply), file=replies, flush=True)
 
 

@@ -8,7 +8,7 @@ from typing import Any, Self
 import search_efficiency as efficiency
 import searches
 from bench import Bench
-from environments import HERE, Peer, UnavailableError, version
+from environments import HERE, Peer, RefusedError, UnavailableError, version
 from harness import say
 from kept import Kept
 from ways import OURS, WAYS, Cell, Way, opened
@@ -99,11 +99,14 @@ class Comparison:
         def make(share: float, how: str = recovery) -> dict[str, Any] | None:
             cell, measure = Cell(name, share, seed, how), share in targets and how == recovery
             try:
-                return self.kept.get(asdict(cell), lambda: self._told(cell, peer, measure=measure))
+                result = self.kept.get(asdict(cell), lambda: self._told(cell, peer, measure=measure))
             except (UnavailableError, TrialError, ValueError) as error:
-                found.why_not[share] = str(error)
-                say(f"{name}, {share:g}: {error}")
+                result = {"why_not": str(error)}
+            if "why_not" in result:
+                found.why_not[share] = result["why_not"]
+                say(f"{name}, {share:g}: {result['why_not']}")
                 return None
+            return result
 
         for share in targets:
             result = make(share)
@@ -148,7 +151,10 @@ class Comparison:
         found.compared.append(volume(points, smallest=min(TARGETS[self.quick])))
 
     def _told(self, cell: Cell, peer: Peer | None, *, measure: bool) -> dict[str, Any]:
-        result = self.bench.fill(cell, peer, measure=measure)
+        try:
+            result = self.bench.fill(cell, peer, measure=measure)
+        except RefusedError as error:
+            return {"why_not": str(error)}
         say(
             f"{cell.way}, at most {cell.share:g}, seed {cell.seed}, {cell.recovery}: encoder "
             f"{result['encoder_share']:.3f}, accuracy {result['accuracy']:.4f}, {result['compute_s']:.1f} s"

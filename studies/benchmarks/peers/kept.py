@@ -1,4 +1,4 @@
-"""What is finished stays finished: one line of JSON per model, so that an interrupted run goes on."""
+"""What is finished stays finished: one line of JSON per model or refusal, so that an interrupted run goes on."""
 
 import json
 from collections.abc import Callable

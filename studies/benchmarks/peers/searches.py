@@ -69,10 +69,7 @@ def syne_tune(
     spent_s: float,
     budget_s: float,
 ) -> list[dict[str, Any]]:
-    """The trials of MO-REA. Where its proposals come again after an interruption, what is known of them is told again.
-
-    Syne Tune 0.16.0 does not propose the same again in another process, so that an interrupted search begins anew.
-    """
+    """The trials of MO-REA. After an interruption it proposes the same again, and is told what is known of it."""
     space = prepared.space
     scores, importance_s = bench.scores(TRIALS[recovery], seed)
     found: list[dict[str, Any]] = []

@@ -2,6 +2,8 @@
 
 - Its space: for each dimension the number of heads, or of neuron blocks. It starts from the dense model, as our search
   does; its population is that of our search, not its default of 100, which no compute here would fill.
+- Its first population is drawn from numpy's global generator, whatever `random_seed` says: so that one is seeded too,
+  and another process proposes the same again.
 - Requests: {"ask": {name: units, ...}} and {"tell": [value, value]}, both to be minimised.
 """
 
@@ -37,11 +39,13 @@ class Proposer:
 
 
 def _scheduler(request: dict[str, Any]) -> Any:
+    import numpy
     from syne_tune.config_space import randint
     from syne_tune.optimizer.schedulers.ask_tell_scheduler import AskTellScheduler
     from syne_tune.optimizer.schedulers.multiobjective import MultiObjectiveRegularizedEvolution
     from syne_tune.optimizer.schedulers.single_fidelity_scheduler import SingleFidelityScheduler
 
+    numpy.random.seed(request["seed"])
     space = {name: randint(0, units) for name, units in request["ask"].items()}
     searcher = MultiObjectiveRegularizedEvolution(
         config_space=space,
