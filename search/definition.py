@@ -366,7 +366,8 @@ class RecoverySettings(Part):
     train_embeddings: bool = False
     """Whether the word embeddings are trained on as well: that costs time, and a brief recovery gains nothing by it."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Autocast type of training; auto takes bf16 on devices that have it, else fp32. Trials are scored in fp32."""
+    """Autocast type of training and of the dense model's logits; auto takes bf16 on devices that have it, else fp32.
+    Trials are scored in fp32."""
 
     @property
     def cuts_supernet(self) -> bool:

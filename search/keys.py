@@ -12,6 +12,9 @@ from search.definition import Definition
 SUPERNET = "supernet"
 """Kind of the artifact that holds a super-network (`search.supernets`)."""
 
+LOGITS = "logits"
+"""What a study's content names where the teacher's logits are not computed as `auto` says: `fp32`."""
+
 TABLE = "table"
 """Kind of the artifact that holds the table of measured parts (`search.tables`)."""
 
@@ -24,11 +27,12 @@ def wanted(definition: Definition, content: Mapping[str, str]) -> dict[str, str]
         content: Hashes that the study was created with.
     """
     key = {"teacher": content["teacher"], "rows": content["rows"]}
+    exact = {LOGITS: content[LOGITS]} if LOGITS in content else {}
     importance = importance_key(definition, content)
     hashes = {
         "tokens": key["rows"],
         "teacher": key["teacher"],
-        "logits": digest(key),
+        "logits": digest({**key, **exact}),
         "importance": digest(importance),
         **({"directions": digest(key)} if definition.space.factorises else {}),
     }

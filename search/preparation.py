@@ -57,7 +57,7 @@ from search.costs import noted
 from search.definition import Definition, LatencySettings
 from search.devices import processor
 from search.errors import TrialError, UserError
-from search.keys import SUPERNET, TABLE, importance_key, wanted
+from search.keys import LOGITS, SUPERNET, TABLE, importance_key, wanted
 from search.plan import Plan, Shape, encoder_parameters
 from search.space import Space
 from search.tables import Answer
@@ -99,7 +99,7 @@ class Prepared:
         scores: Importance of heads and neurons.
         objectives: Everything that can be measured, by name.
         energy_source: `nvml`, `rapl` or `model`.
-        content: Hashes of the rows and of the dense model's making, and how importance is made.
+        content: Hashes of the rows and of the dense model's making, how importance is made, and fp32 logits.
         machine: Device and threads that latencies are measured with.
         seconds: What the preparation took now, by stage; near 0 where it was found in the artifact folder.
         directions: Directions of the word embeddings (H, H), those first that stay longest; None where their rank is no
@@ -403,9 +403,10 @@ def _made(
         )
     key = {"teacher": teacher_key, "rows": rows_key}
     pad_id = int(tokenizer.pad_token_id)
+    exact = {LOGITS: "fp32"} if definition.recovery.precision == "fp32" else {}
+    named = {**key, **exact, "importance": UNIFORM} if content is None else dict(content)
     with timed(seconds, "teacher logits"):
-        logits = _teacher_logits(artifacts, teacher, key, rows["train"], pad_id, on_stage)
-    named = {**key, "importance": UNIFORM} if content is None else dict(content)
+        logits = _teacher_logits(artifacts, teacher, key, named.get(LOGITS), rows["train"], pad_id, on_stage)
     with timed(seconds, "importance"):
         scores = _importance(definition, artifacts, teacher, named, rows["train"], pad_id, on_stage)
     found = _directions(artifacts, teacher, key, rows["train"], on_stage) if definition.space.factorises else None
@@ -781,11 +782,12 @@ def _teacher_logits(
     artifacts: Artifacts,
     teacher: PreTrainedModel,
     key: dict[str, str],
+    precision: str | None,
     rows: Encoded,
     pad_id: int,
     on_stage: OnStage,
 ) -> Tensor:
-    """The teacher's logits on the training split (rows, labels), float32."""
+    """The teacher's logits on the training split (rows, labels), float32; None leaves the type to the device."""
 
     def make(folder: Path) -> None:
         logits = score(
@@ -793,11 +795,12 @@ def _teacher_logits(
             rows,
             pad_id=pad_id,
             batch_size=SCORING_BATCH,
-            precision="auto",
+            precision=precision or "auto",
             on_step=lambda done, total: on_stage("teacher logits", done, total),
         )
         save_file({"logits": logits}, folder / "logits.safetensors")
 
+    key = key if precision is None else {**key, LOGITS: precision}
     folder = artifacts.made("logits", key, noted(make, artifacts.counter), on_wait=_waiting(on_stage))
     return load_file(folder / "logits.safetensors")["logits"]
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from sklearn.metrics import matthews_corrcoef
 
+import search.bert.training as training
 import search.pipeline as pipeline
 from objectives import Measurement, MeasurementUnavailable, Subject
 from search import keys
@@ -142,7 +143,8 @@ def test_a_study_that_was_prepared_before_keeps_its_scores(
     content = {name: prepared.content[name] for name in ("teacher", "rows")}
     key = {**content, "seed": 0, "method": "fisher", "rows": 32}  # as it was written then
     assert keys.wanted(definition, content)["importance"] == digest(key)
-    for name in ("tokens", "teacher", "logits"):
+    assert keys.wanted(definition, content)["logits"] == digest(content)
+    for name in ("tokens", "teacher"):
         assert keys.wanted(definition, content)[name] == keys.wanted(definition, prepared.content)[name]
     made = make(definition, folder, content=content)
     assert made.content == content
@@ -157,6 +159,21 @@ def test_a_study_that_was_prepared_before_keeps_its_scores(
     assert all(stage.startswith("fetch ") for stage in stages)
     assert torch.equal(fetched.scores.heads, made.scores.heads)
     assert not torch.equal(fetched.scores.heads, prepared.scores.heads)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "auto"])
+def test_the_teachers_logits_are_computed_as_the_recovery_says(
+    precision: str, definition: Definition, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "has_bf16", lambda _device: True)
+    recovery = definition.recovery.model_copy(update={"precision": precision})
+    made = make(definition.model_copy(update={"recovery": recovery}), tmp_path)
+    assert made.content.get("logits") == (None if precision == "auto" else "fp32")
+    exact = training.score(made.teacher, made.train, pad_id=made.pad_id, batch_size=64, precision="fp32")
+    apart = (made.teacher_logits - exact).abs().max()
+    assert apart == 0 if precision == "fp32" else 1e-5 < apart < 0.1
+    fetched = make(made.definition, tmp_path, content=made.content, from_artifacts=True)
+    assert torch.equal(fetched.teacher_logits, made.teacher_logits)
 
 
 def test_too_many_blocks_to_drop_are_refused_before_anything_is_made(definition: Definition, tmp_path: Path) -> None:
