@@ -553,7 +553,7 @@ def _dry_run(definition: Definition) -> None:
     quieten()
     from search.bert.checkpoint import read_shape
 
-    shape = read_shape(definition.model, labels=definition.task.outputs)
+    shape = read_shape(definition.model, labels=definition.task.outputs, fine_tuned=definition.teacher.fine_tuned)
     space = Space.of(definition.space, shape, definition.recovery)
     print(definition.model_dump_json(indent=2))
     print(

@@ -83,27 +83,35 @@ def load_dense(
     new: tuple[str, ...] = (*family.classifier, *family.between)
     if is_fine_tuned(folder):
         found, new = _weight_shapes(folder)[family.classifier[0]][0], ()
-        if found != labels:
-            raise UserError(
-                f"the checkpoint '{path_or_name}' is fine-tuned for {found} labels and the task has {labels}; "
-                f"name a checkpoint for {labels} labels, or an encoder that has no classifier yet"
-            )
+        _check_labels(path_or_name, found, labels)
     config.num_labels = labels
     config.problem_type = "regression" if labels == 1 else "single_label_classification"
     return _load(folder, config, may_be_new=new, attention=attention, dtype=torch.float32, seed=seed)
 
 
-def read_shape(path_or_name: str | Path, *, labels: int) -> Shape:
+def _check_labels(path_or_name: str | Path, found: int, labels: int) -> None:
+    if found != labels:
+        raise UserError(
+            f"the checkpoint '{path_or_name}' is fine-tuned for {found} labels and the task has {labels}; "
+            f"name a checkpoint for {labels} labels, or an encoder that has no classifier yet"
+        )
+
+
+def read_shape(path_or_name: str | Path, *, labels: int, fine_tuned: bool = False) -> Shape:
     """Sizes of a checkpoint as a classifier, from its config.json alone.
 
     Args:
         path_or_name: Folder of a checkpoint, or a name on the hub; of that only config.json is downloaded.
         labels: Number of classes.
+        fine_tuned: Whether it is to be a classifier already.
 
     Raises:
-        UserError: If the checkpoint cannot be had or is of no family.
+        UserError: If the checkpoint cannot be had or is of no family, or if it is to be a classifier, and its config
+            says of another number of labels.
     """
     config = _read_config(folder_of(path_or_name, files=(CONFIG,)))
+    if fine_tuned:
+        _check_labels(path_or_name, config.num_labels, labels)
     config.num_labels = labels
     return shape_of(config)
 

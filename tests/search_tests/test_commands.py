@@ -364,6 +364,18 @@ def test_dry_run_prints_definition_and_space_and_trains_nothing(name: str, minil
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_dry_run_says_that_a_fine_tuned_checkpoint_has_other_labels(minilm: Path, tmp_path: Path) -> None:
+    config = json.loads((minilm / "config.json").read_text())
+    for folder in ("classifier", "work"):
+        (tmp_path / folder).mkdir()
+    names = {str(number): f"label {number}" for number in range(3)}
+    (tmp_path / "classifier" / "config.json").write_text(json.dumps({**config, "id2label": names}))
+    (tmp_path / "classifier" / "model.safetensors").symlink_to(minilm / "model.safetensors")
+    given = ("--dry-run", "--model", str(tmp_path / "classifier"), "--teacher.fine_tuned")
+    done = script("quickstart.py", *given, folder=tmp_path / "work")
+    refused(done, tmp_path / "work", "is fine-tuned for 3 labels and the task has 2; name a checkpoint for 2 labels")
+
+
 def test_the_same_text_works_from_a_json_file(tmp_path: Path, minilm: Path, movie_reviews: Path) -> None:
     definition = DEFINITION.model_copy(update={"model": str(minilm), "data": str(movie_reviews)})
     (tmp_path / "study.json").write_text(definition.to_json())

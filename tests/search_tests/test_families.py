@@ -273,6 +273,9 @@ def test_an_encoder_gets_a_head_by_the_seed_and_a_classifier_keeps_its_own(kind,
     assert read_shape(tmp_path / "encoder", labels=2) == shape_of(first)
     with pytest.raises(UserError, match="is fine-tuned for 3 labels and the task has 2"):
         load_dense(tmp_path / "classifier", labels=2)
+    assert read_shape(tmp_path / "classifier", labels=3, fine_tuned=True) == shape_of(whole)
+    with pytest.raises(UserError, match="is fine-tuned for 3 labels and the task has 2"):
+        read_shape(tmp_path / "classifier", labels=2, fine_tuned=True)
     save(cut(model, UNEVEN), tmp_path / "pruned")
     with pytest.raises(UserError, match="is pruned already"):
         load_dense(tmp_path / "pruned", labels=3)
