@@ -3,8 +3,8 @@
     workers ──grpc──► paretobert proxy ──SQL──► database
 
 Optuna's proxy passes no heartbeats on. Its clients' signs of life arrive as an attribute (`search.engine.heartbeats`),
-and are written here as heartbeats of the database; the dead are looked for here, in all studies. There is no encryption
-and no login: who reaches the port can change the studies.
+and are written here as heartbeats of the database; the dead are looked for here, in all studies of this package. There
+is no encryption and no login: who reaches the port can change the studies.
 """
 
 import ipaddress
@@ -20,7 +20,7 @@ import optuna
 from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.trial import TrialState
 
-from search.engine import housekeeping
+from search.engine import attributes, housekeeping
 from search.engine.database import Database
 from search.engine.heartbeats import KEEPALIVE, SIGN
 from search.engine.patience import PatientStorage, is_passing
@@ -137,12 +137,14 @@ def is_private(host: str) -> bool:
 
 
 def _tidy(storage: Any, note: Callable[[str], None]) -> None:
-    """Look for dead workers in every study that has running trials."""
+    """Look for dead workers in every study of ours that has running trials."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             for name in optuna.get_all_study_names(storage):
                 study = optuna.load_study(study_name=name, storage=storage)
+                if attributes.POPULATION not in study.user_attrs:
+                    continue  # of somebody else, whose trials are none of our business; or not whole yet
                 if study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.FAIL)):
                     housekeeping.tidy(study, note)
     except Exception as error:

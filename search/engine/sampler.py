@@ -223,7 +223,9 @@ class PlanSampler(BaseSampler):
         return value if dimension is None else dimension.snap(float(value))
 
     def _key(self, params: Mapping[str, Any]) -> tuple[int, ...]:
-        return tuple(round(params.get(name, -1) * d.units) for name, d in self._dimensions.items())
+        """What plans with equal parameters share; a dimension without a choice is in a trial, and not in a sample."""
+        given = {name: params.get(name, d.low if d.choices == 1 else -1) for name, d in self._dimensions.items()}
+        return tuple(round(ratio * self._dimensions[name].units) for name, ratio in given.items())
 
     def _plans_in(self, study: Study) -> set[tuple[int, ...]]:
         """The plans of all trials; those of finished ones are remembered, so that a large study costs no more."""

@@ -15,7 +15,7 @@ from optuna.samplers import NSGAIISampler, RandomSampler
 from optuna.trial import TrialState
 from optuna_dashboard._serializer import serialize_frozen_trial
 
-from search.definition import Definition, EngineSettings
+from search.definition import Definition, EngineSettings, LayerRanges, Range, SpaceSettings
 from search.engine import attributes, heartbeats, storage, study
 from search.engine.retry import ATTEMPTS, hand_back, take_back_orphans
 from search.engine.sampler import BY_NAME, population_size
@@ -115,6 +115,18 @@ def test_samples_lie_on_the_grid_and_are_new(name: str, tmp_path: Path) -> None:
             assert trial.params[dimension.name] == dimension.snap(trial.params[dimension.name])
     plans = Counter(space.plan(t.params) for t in opened.trials)
     assert sum(n - 1 for n in plans.values()) <= (0 if name in ("nsga2", "nsga3", "surrogate") else 4)
+
+
+@pytest.mark.parametrize("name", ["nsga2", "nsga3", "surrogate"])
+def test_plans_are_new_where_a_dimension_leaves_no_choice(name: str, tmp_path: Path) -> None:
+    space = SpaceSettings(neuron_block=16, layers={"0": LayerRanges(heads=Range(low=0.5, high=0.5))})
+    wanted = small(DEFINITION.model_copy(update={"space": space}), trials=40, population=8, sampler=name)
+    opened, _url = begin(tmp_path, wanted)
+    assert work(opened, evaluation_of, SilentListener())
+    plans = Counter(record.plan for record in study.read(opened).complete)
+    assert len(plans) == 40
+    dense = study.read(opened).dense
+    assert all(plan == dense.plan or plan.heads[0] == SHAPE.heads // 2 for plan in plans)
 
 
 def test_infeasible_trials_are_infeasible_for_optuna_and_for_the_dashboard(tmp_path: Path) -> None:

@@ -157,6 +157,20 @@ def test_dead_workers_are_found_in_each_of_several_studies(tmp_path: Path, monke
     assert [each.trials[0].state for each in both] == [TrialState.FAIL] * 2
 
 
+def test_the_proxy_leaves_the_studies_of_others_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heartbeats, "GRACE_S", 1)
+    monkeypatch.setattr(retry, "SETTLE_S", -1)
+    opened = storage.open_storage(f"sqlite:///{tmp_path}/study.db", create=True)
+    colleague = optuna.create_study(study_name="colleague", storage=f"sqlite:///{tmp_path}/study.db")
+    colleague.optimize(lambda _trial: 1 / 0, n_trials=2, catch=(ZeroDivisionError,))
+    running = colleague.ask()
+    for pause in (0.0, 1.2):
+        time.sleep(pause)
+        _tidy(opened, lambda _text: None)
+    assert [trial.state for trial in colleague.trials] == [TrialState.FAIL, TrialState.FAIL, TrialState.RUNNING]
+    colleague.tell(running, 1.0)
+
+
 def test_after_an_outage_the_living_are_not_declared_dead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Their signs of life are as old as the outage was long, whatever the database's clock says."""
     monkeypatch.setattr(heartbeats, "GRACE_S", 1)
