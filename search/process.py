@@ -66,11 +66,13 @@ class Start:
     Attributes:
         definition: The study.
         objectives: Objectives of its own.
+        may_lower: Whether its total replaces a higher one that another command asked for.
         only_prepare: Whether to stop once the study is created.
     """
 
     definition: Definition
     objectives: Sequence["Objective"] = field(default_factory=tuple)
+    may_lower: bool = True
     only_prepare: bool = False
 
 
@@ -146,8 +148,29 @@ def begin(start: Start, place: Place, limits: Limits, listener: Listener) -> boo
         _check_alike(prepared, created)
     prepared = preparation.referred(prepared, created.reference_ms)
     if worker_name() is None:  # a launched worker that starts again must not take back what was raised meanwhile
-        studies.set_trials(study, definition)
+        take_total(study, definition, listener.note, may_lower=start.may_lower)
     return start.only_prepare or _loop(study, prepared, limits, counter, listener)
+
+
+def take_total(study: Any, definition: Definition, note: Callable[[str], None], *, may_lower: bool) -> Definition:
+    """Store a script's total, and say where a higher one stays.
+
+    Args:
+        study: The study.
+        definition: What the script says.
+        note: Told where it does not count.
+        may_lower: Whether the total replaces a higher one.
+
+    Returns:
+        What counts.
+    """
+    from search.engine import study as studies
+
+    counts = studies.set_trials(study, definition, may_lower=may_lower)
+    if counts.engine.trials != definition.engine.trials:
+        asked = definition.engine.trials
+        note(f"the study has been asked for {counts.engine.trials:,} trials, which stays; --trials {asked} lowers it")
+    return counts
 
 
 def _check_alike(prepared: "Prepared", created: "Stored") -> None:

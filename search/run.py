@@ -115,17 +115,20 @@ def start(
         UserError: If something that was given cannot be used; nothing has been written then.
         SystemExit: With 130 after an interruption.
     """
+    usual = definition.engine.trials
     definition, options = parse(definition, arguments, program=program)
+    asks = options.trials is not None or definition.engine.trials != usual
     check_objectives(definition, [objective.name for objective in objectives])
     if options.dry_run:
         _dry_run(definition)
         return
-    begin = process.Start(definition, tuple(objectives), only_prepare=options.prepare)
+    begin = process.Start(definition, tuple(objectives), may_lower=asks, only_prepare=options.prepare)
     _search(
         definition.name,
         options,
         lambda place, limits, listener: process.begin(begin, place, limits, listener),
         definition=definition,
+        may_lower=asks,
         command=[*command, *_without(arguments, PER_LAUNCH)],
         again=_again(program, arguments),
     )
@@ -151,6 +154,7 @@ def work(name: str, options: Options) -> "StudyRecord":
         options,
         lambda place, limits, listener: process.join(name, place, limits, listener),
         definition=None,
+        may_lower=True,
         command=[sys.executable, "-m", "search", "work", name, *kept, *_budget(options)],
         again=_work_again(name, options, "--devices", options.devices),
     )
@@ -222,6 +226,7 @@ def _search(
     body: Callable[[process.Place, Limits, Listener], bool],
     *,
     definition: Definition | None,
+    may_lower: bool,
     command: Sequence[str],
     again: str,
 ) -> "StudyRecord":
@@ -232,6 +237,7 @@ def _search(
         options: Where it runs and is kept.
         body: What one worker does in this process.
         definition: The study, where it may not exist yet.
+        may_lower: Whether its total replaces a higher one that another command asked for.
         command: What a worker process runs, `--devices` excepted.
         again: The command that continues it, for the closing lines.
     """
@@ -258,10 +264,10 @@ def _search(
             ended = body(place, limits, display)
         status = 0 if ended else EXIT_INTERRUPTED
     else:
-        _take_over_total(definition, place, console)
+        definition = _take_over_total(definition, place, console, may_lower=may_lower)
         status = _launch(definition, url, limits, devices, command, console)
-        if status == EXIT_USER_ERROR:
-            raise SystemExit(status)
+        if status == EXIT_USER_ERROR or (status and not _Reader(url, name).is_there()):  # nothing to be shown
+            raise KeyboardInterrupt if status == EXIT_INTERRUPTED else SystemExit(status)
     found = studies.get(storages.open_storage(url, create=False, **place.patience), name)
     result = studies.read(found)
     _publish(found, url, options, console)
@@ -271,7 +277,7 @@ def _search(
     return result
 
 
-def _take_over_total(definition: Definition, place: process.Place, console: Console) -> None:
+def _take_over_total(definition: Definition, place: process.Place, console: Console, *, may_lower: bool) -> Definition:
     """Compare a study that exists, and store its total, before its workers start: they leave the total alone.
 
     Raises:
@@ -284,9 +290,10 @@ def _take_over_total(definition: Definition, place: process.Place, console: Cons
     found = storages.existing(place.storage, definition.name, **place.patience, note=note)
     if found is not None and studies.is_whole(found):
         studies.check_same(found, definition)
-        studies.set_trials(found, definition)
+        definition = process.take_total(found, definition, note, may_lower=may_lower)
     if found is not None:
         storages.close(found._storage)
+    return definition
 
 
 def _until(options: Options) -> float | None:

@@ -247,10 +247,24 @@ def _wait_for_creator(study: Study) -> None:
         time.sleep(0.2)
 
 
-def set_trials(study: Study, definition: Definition) -> None:
-    """Store the given definition: `check_same` allows it to differ only in when to stop."""
-    if stored(study).definition != definition:
+def set_trials(study: Study, definition: Definition, *, may_lower: bool = True) -> Definition:
+    """Store the given definition: `check_same` allows it to differ only in when to stop.
+
+    Args:
+        study: The study.
+        definition: The definition.
+        may_lower: Whether its total replaces a higher one, at which all workers would stop.
+
+    Returns:
+        What is stored then.
+    """
+    known = stored(study).definition
+    if not may_lower and definition.engine.trials < known.engine.trials:
+        engine = definition.engine.model_copy(update={"trials": known.engine.trials})
+        definition = definition.model_copy(update={"engine": engine})
+    if known != definition:
         study.set_user_attr(attributes.DEFINITION, definition.to_json())
+    return definition
 
 
 def queue_dense(study: Study, space: Space) -> None:

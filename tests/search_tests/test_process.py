@@ -1,12 +1,14 @@
 """What a study says when it is begun in this process, and on which device it is looked at again."""
 
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+import engine_cases
 import pytest
-from engine_cases import SilentListener
+from engine_cases import DEFINITION, SilentListener
 from small_study import definition_in
 from sqlalchemy import Pool, event
 from transformers import BertForSequenceClassification
@@ -15,14 +17,19 @@ from search.definition import Definition
 from search.engine import storage, study
 from search.errors import UserError
 from search.limits import Limits
-from search.process import Place, Start, begin, device_of
-from search.run import measured_on
+from search.process import Place, Start, begin, device_of, take_total
+from search.run import measured_on, start
 
 
 @pytest.fixture
 def definition(tmp_path: Path, minilm: Path, movie_reviews: Path) -> Definition:
     """A study of a checkpoint without a classifier, of few steps."""
     return definition_in(tmp_path, minilm, movie_reviews, teacher={"epochs": 0.1}, task={"train_rows": 40})
+
+
+def small(**engine: object) -> Definition:
+    """The study of the engine's tests, with these settings of its search."""
+    return DEFINITION.model_copy(update={"engine": DEFINITION.engine.model_copy(update=engine)})
 
 
 def said(definition: Definition, folder: Path) -> list[str]:
@@ -120,3 +127,39 @@ def test_a_study_is_looked_at_again_on_a_device_of_its_kind(
 def test_a_device_that_is_not_here_is_named(name: str) -> None:
     with pytest.raises(UserError, match=f"the device is '{name}', which cannot be used here"):
         device_of(name)
+
+
+def test_a_script_does_not_lower_a_total_unless_it_is_told_to(tmp_path: Path) -> None:
+    opened, _url = engine_cases.begin(tmp_path, small(trials=12))
+    study.set_trials(opened, small(trials=40))  # somebody asked for more, elsewhere
+    notes: list[str] = []
+    assert take_total(opened, small(trials=12), notes.append, may_lower=False).engine.trials == 40
+    assert study.stored(opened).definition.engine.trials == 40
+    assert notes == ["the study has been asked for 40 trials, which stays; --trials 12 lowers it"]
+    assert take_total(opened, small(trials=50), notes.append, may_lower=False).engine.trials == 50
+    assert take_total(opened, small(trials=12), notes.append, may_lower=True).engine.trials == 12
+    assert study.stored(opened).definition.engine.trials == 12
+    assert len(notes) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "asks"), [((), False), (("--trials", "12"), True), (("--engine.trials", "6"), True)]
+)
+def test_a_total_on_the_command_line_is_asked_for(
+    arguments: tuple[str, ...], asks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[bool] = []
+    monkeypatch.setattr(sys.modules["search.run"], "_search", lambda *_, may_lower, **__: given.append(may_lower))
+    start(small(trials=12), arguments, program="script.py", command=["python", "script.py"])
+    assert given == [asks]
+
+
+@pytest.mark.parametrize(("status", "ends"), [(130, KeyboardInterrupt), (1, SystemExit)])
+def test_what_ends_before_there_is_a_study_is_told_as_it_is(
+    status: int, ends: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys.modules["search.run"], "_launch", lambda *_: status)
+    with pytest.raises(ends):
+        start(small(trials=12), ["--devices", "cpu:2"], program="script.py", command=["python", "script.py"])
+    assert list(tmp_path.iterdir()) == []
