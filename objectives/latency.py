@@ -84,7 +84,8 @@ class Latency:
         Returns:
             The median in milliseconds per batch, with its quartiles, 95 % confidence interval and 95th percentile of
             single batches; `details` hold the throughput in sequences per second and, where there is a reference, both
-            figures, the ratio and the reference. The source names backend, type and device.
+            figures, the ratio and the reference. Of a corrected figure, percentile and throughput are corrected too.
+            The source names backend, type and device.
 
         Raises:
             MeasurementUnavailable: If the backend cannot run the model.
@@ -124,7 +125,6 @@ class Latency:
         means = observed.means
         singles = [time_ms for times_ms in observed.passes for time_ms in times_ms]
         (low, high), median = _quartiles(means), statistics.median(means)
-        spread = (high - low) / median if median > 0 else 0.0
         return Measurement(
             median,
             self.unit,
@@ -138,10 +138,17 @@ class Latency:
                 **({"throughput_per_s": 1000 * self.conditions.batch / median} if median > 0 else {}),
             },
             conditions=conditions,
-            warning=None
-            if spread <= WIDE
-            else f"{self.name}: the inter-quartile range is {spread:.0%} of the median, above {WIDE:.0%}: "
-            "the machine is busy with something else, or there are too few repeats",
+            warning=self._warning(low, high, median),
+        )
+
+    def _warning(self, low: float, high: float, median: float) -> str | None:
+        """What is to be said of observations with these quartiles and median."""
+        spread = (high - low) / median if median > 0 else 0.0
+        if spread <= WIDE:
+            return None
+        return (
+            f"{self.name}: the inter-quartile range is {spread:.0%} of the median, above {WIDE:.0%}: "
+            "the machine is busy with something else, or there are too few repeats"
         )
 
     def _with_reference(self, absolute: Measurement, observed: Observed) -> Measurement:
@@ -160,6 +167,10 @@ class Latency:
         details |= {"reference_at_start": self.reference_ms, "corrected": ratio * self.reference_ms}
         if not self.corrected:
             return replace(absolute, details=details)
+        if absolute.value > 0 and ratio > 0:
+            factor = ratio * self.reference_ms / absolute.value
+            details["p95"] *= factor
+            details["throughput_per_s"] /= factor
         low, high = _quartiles(pairs)
         related = replace(
             absolute,
@@ -169,6 +180,7 @@ class Latency:
             samples=len(pairs),
             interval=median_interval(pairs),
             details=details,
+            warning=self._warning(low, high, ratio),
         )
         return related.scaled(self.reference_ms)
 

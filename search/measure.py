@@ -133,7 +133,14 @@ def measure_in_study(checkpoint: str, study: str, place: Place, *, held_out: boo
         listener.note(
             f"measured in {precision}, and the study's dense model in {dense.precision}: what that changes has no ratio"
         )
-    return replace(card, study=study, dense=values, unmeasured=unmeasured, notes=(*listener.notes, *card.notes))
+    return replace(
+        card,
+        study=study,
+        dense=values,
+        unmeasured=unmeasured,
+        notes=(*listener.notes, *card.notes),
+        beside_is_dense=dense is None or dense.precision == FP32 or not model.is_ours,
+    )
 
 
 def measure_alone(

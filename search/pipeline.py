@@ -320,7 +320,7 @@ def is_wanted(name: str, prepared: Prepared) -> bool:
 
 
 def _violations(constraints: Mapping[str, Bound], quantities: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """How far each measured quantity is over its bound, in its own unit; at most 0 keeps it."""
+    """How far each measured quantity is beyond its bound, in its own unit; at most 0 keeps it."""
     excess = {}
     for name, bound in constraints.items():
         if name in quantities:

@@ -521,7 +521,7 @@ def check_machine(name: str, machine: str, here: str) -> None:
     if machine != here:
         raise UserError(
             f"the study {name!r} was measured on {machine}, and this is {here}; latencies of the two do not "
-            "compare: set --devices and OMP_NUM_THREADS likewise, or choose another name (--name)"
+            "compare: go on with it on such a device, with OMP_NUM_THREADS likewise, or begin a study of another name"
         )
 
 

@@ -14,6 +14,9 @@ PREPARATION = -1
 LOST = "its worker was lost"
 """Reason of a failed trial that could not say its own; what it used is known as far as its worker said so before."""
 
+SPACE = "space"
+"""Name of the constraint that a dense model breaks which lies outside the study's space."""
+
 State = Literal["complete", "failed", "running", "waiting"]
 
 
@@ -56,7 +59,8 @@ class Record:
         quantities: Everything measured: for each name a dict of value, unit, source and spread
             (`objectives.Measurement.to_dict`).
         feasible: Whether it keeps all constraints. The front holds feasible trials only.
-        violations: By constrained quantity, how far over its bound (above 0 breaks it).
+        violations: By constrained quantity, how far beyond its bound (above 0 breaks it); by `SPACE` that the dense
+            model lies outside the study's space.
         seconds: Time by stage.
         seed: Seed that the trial's randomness came from; None where it was answered from another record.
         answered_from: Number of the trial whose record answered this one, else None.
@@ -130,7 +134,7 @@ class Evaluation:
 
     Attributes:
         quantities: Everything measured, by name (`objectives.Measurement.to_dict`).
-        violations: By constrained quantity, how far over its bound; above 0 breaks it.
+        violations: By constrained quantity, how far beyond its bound; above 0 breaks it.
         seconds: Time by stage.
         conditions: Device, threads, versions and the source of the energy figure.
         cut_from: Number of the trial whose recovered model was cut; None where that was the model of the study.

@@ -122,6 +122,8 @@ def _again(measured: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "each": values,
         **{name: measured[0][name] for name in ("unit", "source") if name in measured[0]},
     }
+    if "conditions" in measured[0]:
+        known["conditions"] = {name: at for name, at in measured[0]["conditions"].items() if name != "clock_mhz"}
     ends = [each["interval"] for each in measured if each.get("interval") is not None]
     if ends:
         known["low"] = min([*values, *(float(low) for low, _ in ends)])

@@ -155,15 +155,24 @@ class ModelledEnergy:
         """Count the operations and add up what they cost.
 
         Returns:
-            Millijoules per sequence, with the source `model`; `conditions` hold the precision.
+            Millijoules per sequence, with the source `model`; `conditions` hold the precision, and where that is not
+            fp32 `details` say what the same model costs in fp32, in which it is trained.
 
         Raises:
             TypeError: If a part is not where the model's layout says.
         """
+        details = {} if self.precision == "fp32" else {"fp32": self._millijoules(subject.model, "fp32")}
+        return Measurement(
+            self._millijoules(subject.model, self.precision),
+            self.unit,
+            "model",
+            details=details,
+            conditions={"precision": self.precision},
+        )
+
+    def _millijoules(self, model: nn.Module, precision: str) -> float:
         counted = count_operations(
-            subject.model, batch=self.conditions.batch, tokens=self.conditions.tokens, precision=self.precision
+            model, batch=self.conditions.batch, tokens=self.conditions.tokens, precision=precision
         )
         energy_pj = counted.macs * self.picojoules_per_mac + counted.moved_bytes * self.picojoules_per_byte
-        return Measurement(
-            energy_pj / _PICOJOULES_PER_MILLIJOULE, self.unit, "model", conditions={"precision": self.precision}
-        )
+        return energy_pj / _PICOJOULES_PER_MILLIJOULE

@@ -33,6 +33,8 @@ class Card:
         unmeasured: Why a quantity was not measured, by name.
         conditions: Device, threads, versions and the source of the energy figure.
         notes: What else should be known.
+        beside_is_dense: Whether the model that was timed beside this one is what `dense` is of, or what this one is
+            to be compared with instead; else it is the dense model in another precision.
     """
 
     model: str
@@ -44,6 +46,7 @@ class Card:
     unmeasured: Mapping[str, str] = field(default_factory=dict)
     conditions: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    beside_is_dense: bool = True
 
     def ratio(self, name: str) -> float | None:
         """A quantity as a multiple of the dense model's: of the one measured beside it where there was one.
@@ -55,7 +58,7 @@ class Card:
             The ratio; None where the study has no such figure of the dense model, or it is not above 0.
         """
         beside = self.quantities[name].get("details", {}).get("ratio")
-        if beside is not None:
+        if beside is not None and self.beside_is_dense:
             return float(beside)
         dense = self.dense.get(name)
         return float(self.quantities[name]["value"]) / dense if dense is not None and dense > 0 else None

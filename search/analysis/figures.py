@@ -310,10 +310,10 @@ def seconds_by_stage(study: StudyRecord) -> dict[str, float]:
 
 
 def _kind(study: StudyRecord, record: Record, on_front: set[int]) -> str:
-    if not is_candidate(study, record):
-        return "infeasible"
     if record.role == "dense":
         return "dense"
+    if not is_candidate(study, record):
+        return "infeasible"
     if record.role == "ladder":
         return "uniform" if _is_uniform(record) else "tilted"
     return "front" if record.trial in on_front else "dominated"

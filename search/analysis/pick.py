@@ -157,7 +157,7 @@ def resolve(study: StudyRecord, name: str) -> str:
         return name
     if name == "metric" and study.definition.task.metric in known:
         return study.definition.task.metric
-    without_unit = [each for each in known if each.rpartition("_")[0] == name]
+    without_unit = [each for each in known if each.rpartition("_")[0] == name and "." not in each]
     if len(without_unit) == 1:
         return without_unit[0]
     raise UserError(unknown_name("quantity", name, known))

@@ -4,7 +4,7 @@ import math
 
 from search.definition import METRICS
 from search.plan import Plan, encoder_parameters, total_parameters
-from search.records import Record, StudyRecord
+from search.records import SPACE, Record, StudyRecord
 
 COUNTS = ("parameters", "encoder_parameters", "macs", "stored_bytes", "peak_memory_bytes")
 """Names of the quantities that are whole numbers."""
@@ -36,6 +36,16 @@ def quantity(study: StudyRecord, record: Record, name: str) -> int | float | Non
     if value is None or not math.isfinite(value):
         return None
     return round(value) if name in COUNTS else float(value)
+
+
+def missed(name: str, by: str) -> str:
+    """Say that a trial breaks a constraint.
+
+    Args:
+        name: What is constrained; `SPACE` stands for the space itself, which only a dense model misses.
+        by: How far the trial is beyond the bound.
+    """
+    return "the dense model lies outside the study's space" if name == SPACE else f"{name} misses its bound by {by}"
 
 
 def short(name: str, value: float | None) -> str:

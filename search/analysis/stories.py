@@ -1,5 +1,6 @@
 """What the report says in words: plain text, which the report escapes."""
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from search.analysis.front import front, is_candidate, listed_once
 from search.analysis.indicators import hypervolume
 from search.analysis.noise import interval
 from search.analysis.pick import knee_of
-from search.analysis.quantities import KEPT, quantity, short
+from search.analysis.quantities import KEPT, missed, quantity, short
 from search.analysis.standing import SURE, standings, unpaired
 from search.analysis.volume_interval import final_interval
 from search.definition import Bound
@@ -223,8 +224,7 @@ def conditions(study: StudyRecord) -> list[tuple[str, str]]:
     pairs = [
         (
             "Latency, energy and MACs",
-            f"batches of {latency.batch} × {latency.tokens} tokens, median of {latency.repeats} after {latency.warmup} "
-            "to warm up",
+            f"batches of {latency.batch} × {latency.tokens} tokens; latency: {_observed(study)}",
         )
     ]
     seen: dict[str, Counter[str]] = defaultdict(Counter)
@@ -235,6 +235,13 @@ def conditions(study: StudyRecord) -> list[tuple[str, str]]:
             if measured.get("source"):
                 seen[f"source of {name}"][str(measured["source"])] += 1
     return [*pairs, *((name, _counted(values)) for name, values in seen.items())]
+
+
+def _observed(study: StudyRecord) -> str:
+    """What a latency is the median of; where a table answers, that stands with the sources."""
+    latency, beside = study.definition.latency, study.definition.measuring.reference
+    pairs = f"{math.ceil(latency.repeats / 2)} pairs with the dense model" if beside else f"{latency.repeats}"
+    return f"median of at least {pairs} after {latency.warmup} to warm up"
 
 
 def failures(study: StudyRecord) -> list[tuple[str, int, str]]:
@@ -259,7 +266,7 @@ def infeasible(study: StudyRecord) -> list[tuple[str, int, str]]:
     for name, found in sorted(broken.items(), key=lambda item: -len(item[1])):
         least, most = min(excess for excess, _ in found), max(excess for excess, _ in found)
         by = short(name, least) if len(found) == 1 else f"{short(name, least)} to {short(name, most)}"
-        rows.append((f"{name}: over its bound by {by}", len(found), _numbers(record for _, record in found)))
+        rows.append((missed(name, by), len(found), _numbers(record for _, record in found)))
     return [*rows, *_grouped(others)]
 
 
@@ -267,7 +274,7 @@ def reason(study: StudyRecord, record: Record) -> str | None:
     """Why a complete trial cannot be on the front; None where it can."""
     if is_candidate(study, record):
         return None
-    over = [f"{name} is over its bound by {short(name, e)}" for name, e in record.violations.items() if e > 0]
+    over = [missed(name, short(name, excess)) for name, excess in record.violations.items() if excess > 0]
     if over:
         return f"Infeasible: {'; '.join(over)}."
     unmeasured = [o.name for o in study.objectives if quantity(study, record, o.name) is None]

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from search.analysis.confirmed import render_confirmed
 from search.analysis.ledger_view import trial_lines
-from search.analysis.quantities import KEPT, quantity, short
+from search.analysis.quantities import KEPT, missed, quantity, short
 from search.records import Record, StudyRecord
 
 
@@ -154,8 +154,8 @@ def _constraint_lines(record: Record) -> Text:
 
 
 def _constraint_line(name: str, excess: float) -> str:
-    side = "over" if excess > 0 else "within"
-    return f"  {name}: {side} its bound by {short(name, abs(excess))}"
+    by = short(name, abs(excess))
+    return f"  {missed(name, by)}" if excess > 0 else f"  {name} is within its bound by {by}"
 
 
 def _pairs(name_header: str, value_header: str, values: Mapping[str, Any]) -> Table:

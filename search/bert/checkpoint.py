@@ -111,7 +111,7 @@ def read_shape(path_or_name: str | Path, *, labels: int, fine_tuned: bool = Fals
     """
     config = _read_config(folder_of(path_or_name, files=(CONFIG,)))
     if fine_tuned:
-        _check_labels(path_or_name, config.num_labels, labels)
+        _check_labels(path_or_name, int(config.num_labels or 0), labels)
     config.num_labels = labels
     return shape_of(config)
 

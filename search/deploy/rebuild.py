@@ -208,7 +208,8 @@ def settings_of(study: StudyRecord, record: Record) -> RecoverySettings:
 def _check_recovered(record: Record, settings: RecoverySettings) -> None:
     """Refuse a plan that was never recovered because it broke a constraint on its size or its speed."""
     broken = [name for name, excess in record.violations.items() if excess > 0]
-    if broken and settings.steps and "recover" not in record.seconds:
+    asked = ["recover"] if settings.steps else ["refit"] if settings.refit_rows and record.cut_from is None else []
+    if broken and any(stage not in record.seconds for stage in asked):
         raise UserError(
             f"trial {record.trial} breaks the constraint on {broken[0]!r} by {record.violations[broken[0]]:g} and was "
             "therefore never recovered; name a feasible trial"

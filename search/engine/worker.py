@@ -46,7 +46,7 @@ from search.errors import TrialError, UserError
 from search.limits import Limits
 from search.listener import Listener
 from search.plan import Plan
-from search.records import Ancestor, Evaluation, Record
+from search.records import SPACE, Ancestor, Evaluation, Record
 from search.signals import handled
 from search.space import Space
 
@@ -296,7 +296,7 @@ def _run(trial: Trial, job: _Job) -> Sequence[float]:
     if other is not None and other.state == TrialState.COMPLETE:  # begun at the same moment, and finished sooner
         return _answer(trial, record(other, list(names)), names)
     referee.note(trial)  # only now: a trial that another one answers was not ended itself
-    outside = {"space": 1.0} if role == "dense" and space.plan(space.uniform(1.0)) != plan else {}
+    outside = {SPACE: 1.0} if role == "dense" and space.plan(space.uniform(1.0)) != plan else {}
     return _store(trial, evaluation, {**evaluation.violations, **outside}, names)
 
 

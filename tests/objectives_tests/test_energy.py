@@ -221,9 +221,9 @@ def test_smaller_numbers_cost_less_where_they_are_used(build: Callable[..., Any]
     stored = plain.moved_bytes / 4 - left - results - attention  # weights and embedding rows
     assert small.moved_bytes == stored + left + 4 * (results + attention)
     conditions = Conditions(batch=1, tokens=tokens, threads=None, warmup=0, repeats=3)
-    energies = [
-        ModelledEnergy(conditions, 4.6, 162.5, precision).measure(Subject(model)).value for precision in NUMBERS
-    ]
+    found = [ModelledEnergy(conditions, 4.6, 162.5, precision).measure(Subject(model)) for precision in NUMBERS]
+    energies = [measurement.value for measurement in found]
+    assert [measurement.details for measurement in found] == [{}, {"fp32": energies[0]}, {"fp32": energies[0]}]
     assert energies == sorted(energies, reverse=True)
     assert energies[2] == pytest.approx((small.macs * 4.6 + small.moved_bytes * 162.5) * 1e-9)
 

@@ -267,6 +267,19 @@ def test_a_wide_spread_is_warned_of(build: Callable[..., Any]) -> None:
     assert wild.warning.startswith("latency_ms: the inter-quartile range is 12% of the median, above 10%")
 
 
+def test_a_corrected_figure_is_warned_of_its_own_spread(build: Callable[..., Any]) -> None:
+    """The machine gets slower from pair to pair: the batches are far apart, and the pairs are not."""
+    conditions = Conditions(batch=1, tokens=4, threads=None, warmup=0, repeats=6)
+    seconds = [second for slow in (1.0, 2.0, 4.0) for second in (0.25 * slow, 0.5 * slow)]
+    seconds[2:4] = reversed(seconds[2:4])
+    latency = Latency(conditions, Clock(seconds), reference=build(), reference_ms=400.0)
+    absolute = latency.measure(Subject(build()))
+    assert absolute.warning is not None
+    assert "range is 75% of the median" in absolute.warning
+    related = replace(latency, clock=Clock(seconds), corrected=True).measure(Subject(build()))
+    assert (related.value, related.warning) == (200.0, None)
+
+
 def test_a_mix_is_one_pass_over_batches_of_its_lengths(build: Callable[..., Any]) -> None:
     model = build()
     calls = Calls(model)
@@ -317,10 +330,13 @@ def test_drift_of_the_machine_cancels_in_the_corrected_figure(build: Callable[..
         assert measurement.interval is None  # two pairs are too few
         expected = {"absolute": 250 * slow, "ratio": 0.5, "reference": 500 * slow, "corrected": 200.0}
         assert expected.items() <= measurement.details.items()
+        assert (measurement.details["p95"], measurement.details["throughput_per_s"]) == (200.0, 5.0)
         clock = Clock(alternating(0.25 * slow, 0.5 * slow))
         absolute = Latency(conditions, clock, reference=dense, reference_ms=400.0).measure(Subject(model))
         assert absolute.value == 250 * slow
-        assert absolute.details == measurement.details
+        assert (absolute.details["p95"], absolute.details["throughput_per_s"]) == (250 * slow, 4.0 / slow)
+        own = ("p95", "throughput_per_s")
+        assert all(measurement.details[name] == value for name, value in absolute.details.items() if name not in own)
 
 
 @pytest.mark.parametrize("slower", [0.25, 1.5, 3.0])
@@ -350,6 +366,8 @@ def test_the_corrected_figure_has_the_spread_of_its_pairs(build: Callable[..., A
     latency = Latency(conditions, clock, reference=build(), reference_ms=100.0, corrected=True)
     measurement = latency.measure(Subject(build()))
     assert (measurement.low, measurement.value, measurement.high) == (50.0, 50.0, 68.75)
+    assert measurement.warning is not None
+    assert "range is 38% of the median" in measurement.warning
     assert (measurement.interval, measurement.samples) == ((25.0, 100.0), 6)
 
 

@@ -86,6 +86,9 @@ def test_each_point_is_trained_with_every_seed_and_the_dense_model_stands_beside
         parameters = result.records[each.trial].value("parameters")
         assert each.quantities["parameters"]["value"] == parameters
         assert len(each.quantities["latency_ms"]["each"]) == max(1, len(each.seeds))
+        recorded = dict(result.records[each.trial].quantities["latency_ms"]["conditions"])
+        recorded.pop("clock_mhz", None)
+        assert each.quantities["latency_ms"]["conditions"] == recorded
 
 
 def test_the_seeds_are_those_of_no_trial_and_more_of_them_begin_with_fewer(

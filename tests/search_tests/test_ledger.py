@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from rich.console import Console
 from study_cases import NASTY, SHAPE, synthetic
 
+from objectives import inference, pairs
 from search.analysis.ledger import NEVER, Energy, ledger, pays_after
 from search.analysis.ledger_view import as_values, render_ledger, trial_lines
+from search.analysis.modelled import MIX_BATCHES, TURN_MS
 from search.analysis.report import render_report
 from search.analysis.trial import render_trial
 from search.definition import Definition
@@ -261,6 +263,40 @@ def test_the_model_counts_passes() -> None:
     assert book.modelled.joules == pytest.approx(math.fsum(each for each in found.values() if each))
     assert [each.after_energy for each in book.paybacks] == [math.ceil(book.modelled.joules / 1e-3)]
     assert "no electricity bill" in shown(render_ledger(study(dense, cut)))
+
+
+def test_what_is_deployed_in_less_was_trained_in_fp32() -> None:
+    """2 mJ dense and 1 mJ cut in fp32; as they are deployed, half of that."""
+
+    def halved(given: Record) -> Record:
+        energy = {"value": given.value("energy_mj") / 2, "unit": "mJ", "source": "model"}
+        more = {"energy_mj": {**energy, "details": {"fp32": given.value("energy_mj")}}}
+        return replace(given, quantities={**given.quantities, **more}, values={**given.values, "energy_mj": 0.0})
+
+    dense = record(0, 0.9, 2.0, 10.0, source="model", role="dense", seconds={"score": 1.0})
+    cut = record(1, 0.8, 1.0, 5.0, source="model", seconds={"recover": 7.0}, ended_at=0.5, rungs=((0.5, 0.7),))
+    rows = {"train": (1000, 32.0), "selection": (200, 32.0)}
+    book = ledger(study(halved(dense), halved(cut), preparation={"teacher": 60.0}, rows=rows))
+    found = {entry.name: entry.modelled_j for entry in book.entries}
+    assert found["teacher"] == pytest.approx(2 * 1000 * 3 * 2e-3)
+    assert found["0"] == pytest.approx((200 + 23 * 32) * 1e-3)
+    assert found["1"] == pytest.approx((50 * 16 * 3 + 256) * 1e-3 + (200 + 23 * 32) * 0.5e-3)
+
+
+def test_a_pass_over_a_mix_of_lengths_is_eight_batches() -> None:
+    assert (MIX_BATCHES, TURN_MS) == (inference.MIX_BATCHES, 1000 * pairs.TURN_S)
+    latency = DEFINITION.latency.model_copy(update={"tokens": "selection"})
+    definition = DEFINITION.model_copy(update={"latency": latency, "latencies": {}})
+    beside: dict[str, Any] = {"value": 5.0, "unit": "ms", "source": "eager", "samples": 30, "details": {}}
+    beside["details"] = {"absolute": 1.0, "reference": 4.0, "pairs": 10.0}
+    alone = record(0, 0.9, 2.0, 10.0, source="model", role="dense", seconds={"score": 1.0})
+    cut = record(1, 0.8, 1.0, 5.0, source="model", seconds={"score": 1.0})
+    cut = replace(cut, quantities={**cut.quantities, "latency_ms": beside})
+    given = replace(study(alone, cut, rows={"train": (1000, 16.0), "selection": (200, 16.0)}), definition=definition)
+    found = {entry.name: entry.modelled_j for entry in ledger(given).entries}
+    assert found["0"] == pytest.approx((200 + 23 * 8 * 32) * 2e-3)
+    # Turns of 50 ms: seven passes of eight batches of 1 ms, and two of eight of 4 ms.
+    assert found["1"] == pytest.approx((200 + (3 + 70) * 8 * 32) * 1e-3 + 20 * 8 * 32 * 2e-3)
 
 
 def test_a_recovery_that_was_ended_early_took_less() -> None:

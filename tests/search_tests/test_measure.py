@@ -187,7 +187,9 @@ def test_a_model_is_measured_in_the_precision_that_its_trial_was(deployed: Searc
     for name in ("accuracy", "energy_mj", "stored_bytes", "parameters"):
         assert card.quantities[name]["value"] == dense.value(name), name
         assert card.quantities[name]["source"] == dense.quantities[name]["source"]
-    assert card.quantities["latency_ms"]["conditions"]["dtype"] == "bfloat16"
+    latency = card.quantities["latency_ms"]
+    assert latency["conditions"]["dtype"] == "bfloat16"
+    assert card.ratio("latency_ms") == latency["value"] / dense.value("latency_ms") != latency["details"]["ratio"]
     assert "measured as deployed in bf16" in card.notes
     shutil.copytree(artifact(deployed, "teacher"), tmp_path / "exported")
     (tmp_path / "exported" / "paretobert.json").write_text(json.dumps({"precision": "int8"}))

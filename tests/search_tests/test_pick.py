@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from study_cases import synthetic
 
 from search.analysis.front import front
-from search.analysis.pick import knee_of, known_names, pick
+from search.analysis.pick import knee_of, known_names, pick, resolve
 from search.definition import Definition
 from search.errors import UserError
 from search.plan import Plan, Shape
@@ -204,3 +204,10 @@ def test_known_names_begin_with_the_objectives():
 
 def test_the_choice_says_how_sure_its_accuracy_is():
     assert "measured on 600 rows, so 95 % reach from 0." in pick(synthetic(30)).why[2]
+
+
+def test_latency_means_the_plain_one_where_there_are_others_too():
+    objectives = (*OBJECTIVES, ObjectiveInfo("latency_ms.single", "ms", "minimize"))
+    study = study_of((0.90, 20.0, 90.0, 3.0), (0.88, 10.0, 60.0, 4.0), objectives=objectives)
+    assert resolve(study, "latency") == "latency_ms"
+    assert resolve(study, "latency_ms.single") == "latency_ms.single"

@@ -108,6 +108,10 @@ def test_what_has_no_recovered_model_is_refused(small: Searched) -> None:
         again(small, 1, with_record(study, broken))
     settings = settings_of(study, study.records[1])
     assert again(small, 1, with_record(study, broken), recovery=settings).recovery == settings
+    refitted = study.definition.recovery.model_copy(update={"steps": 0, "refit_rows": 32})
+    only = dataclasses.replace(study, definition=study.definition.model_copy(update={"recovery": refitted}))
+    with pytest.raises(UserError, match=r"trial 1 breaks the constraint on 'latency_ms' by 2\.5 .* never recovered"):
+        again(small, 1, with_record(only, dataclasses.replace(broken, schedule={})))
 
 
 def test_a_study_is_reopened_where_nothing_of_it_could_be_measured(small: Searched) -> None:

@@ -20,6 +20,7 @@ import pytest
 from rich.console import Console
 from study_cases import NASTY, OBJECTIVES, synthetic
 
+from search.analysis.figures import kinds
 from search.analysis.front import front
 from search.analysis.note import render_note
 from search.analysis.pick import pick
@@ -107,7 +108,7 @@ def test_what_the_report_says():
         "trials complete", "written on 2026-01-02", "Dense model", "Points on the front", "Knee of the front",
         "6 layers of 12 heads and 1,536 neurons", "latency_ms at most 140", "95 % interval of accuracy on 600 rows",
         "quartiles of the repeated measurements of latency_ms and energy_mj", "permutation importance", "Breiman",
-        "the loss is not finite", "latency_ms: over its bound by", "Energy: ", "nsga2, seed 0", "cpu (CPU)",
+        "the loss is not finite", "latency_ms misses its bound by", "Energy: ", "nsga2, seed 0", "cpu (CPU)",
         "In the smaller half", "paretobert pick synthetic --knee", "selection split",
     ):  # fmt: skip
         assert part in page.text, part
@@ -190,8 +191,13 @@ def test_a_study_whose_trials_are_all_infeasible():
     study = synthetic(60)
     records = tuple(replace(r, feasible=False, violations={"latency_ms": 1.5}) for r in study.records)
     page = check(replace(study, records=records))
-    assert "latency_ms: over its bound by 1.5 to 1.5" in page.text
+    assert "latency_ms misses its bound by 1.5 to 1.5" in page.text
     assert "No trial is on the front yet" in page.text
+    assert kinds(study, records)[0] == "dense"
+    outside = replace(records[0], violations={"space": 1.0})
+    page = check(replace(study, records=(outside, *records[1:])))
+    assert "the dense model lies outside the study's space" in page.text
+    assert "space misses" not in page.text
 
 
 def test_a_study_whose_trials_are_all_the_same():

@@ -253,8 +253,8 @@ def test_show_tells_the_plan_the_quantities_and_the_conditions():
     assert "parameters * 1,234,567" in words
     assert "macs 987,654,321 MACs closed form" in words
     assert "infeasible: it can never enter the front" in words
-    assert "parameters: within its bound by 5.0 k" in words
-    assert "latency_ms: over its bound by 1.5" in words
+    assert "parameters is within its bound by 5.0 k" in words
+    assert "latency_ms misses its bound by 1.5" in words
     assert "recover 12.500" in words
     assert "device cpu (CPU)" in words
 
