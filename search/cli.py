@@ -399,7 +399,7 @@ def work(
 
     above = {"--hours": hours, "--energy-kwh": energy_kwh, "--cpus-per-worker": cpus_per_worker}
     for name, value in above.items():
-        if value is not None and value <= 0:
+        if value is not None and not value > 0:
             raise UserError(f"{name} is {value:g}; give a number above 0")
     options = Options.model_construct(
         storage=storage,
@@ -436,6 +436,9 @@ def run(
     """Start, or continue, the study of a JSON file; further arguments override it, as with a study script."""
     from search.definition import from_file
 
+    if str(definition) in ("--help", "-h"):  # after the file it lists the fields of the definition
+        print(context.get_help())
+        return
     start(
         from_file(definition),
         context.args,

@@ -420,13 +420,14 @@ def work_on_cluster(
     from search.cluster import place as place_on
     from search.engine import storage as storages
     from search.engine import study as studies
+    from search.engine.artifact_store import is_url
 
     start = time.perf_counter()
     console = make_console()
     quieten()
     url = storages.absolute(options.storage or default_storage(name))
     folder = options.artifacts or f"runs/{name}/artifacts"
-    artifacts = folder if folder.startswith("s3:") else str(Path(folder).absolute())
+    artifacts = folder if is_url(folder) else str(Path(folder).absolute())
     place = process.Place(url, wait_s=60 * options.wait)
     _join(name, place, options, console)
     console.print(

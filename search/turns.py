@@ -5,14 +5,15 @@
                          └ gate: nobody new begins, so whoever wants to measure gets the device within a step
 
 Workers of one search never share a device, but two searches on one machine may, or several workers on one GPU of a
-cluster. The locks are the operating system's: those of a process that dies, by kill -9 even, are free at once, and one
-that is stopped is waited for two minutes at most. They hold among the processes of one user on one machine that have
-the same folder for temporary files.
+cluster. The locks are the operating system's: those of a process that dies, by kill -9 even, are free at once. One that
+is stopped is waited for two minutes at most, and one that measures for as long as it gives signs of life. They hold
+among the processes of one user on one machine that have the same folder for temporary files.
 """
 
 import getpass
 import os
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
@@ -29,8 +30,11 @@ STRIDE_S = 0.5
 """Seconds that a worker trains between two looks whether another one waits to measure."""
 
 PATIENCE_S = 120.0
-"""Seconds after which whoever does not give way is waited for no longer: its process was stopped, by Ctrl-Z say, and
-does not use the device either."""
+"""Seconds after which whoever neither gives way nor shows that it measures is waited for no longer: its process was
+stopped, by Ctrl-Z say, and does not use the device either."""
+
+SIGN_S = 5.0
+"""Seconds between two signs of life of a worker that measures, at most; a table of all blocks takes minutes."""
 
 Exclusive = Literal["auto", "always", "never"]
 """Which workers take turns: those on one device, all on one machine's CPU, or none."""
@@ -81,7 +85,7 @@ class Shared:
     """Turns among all processes that name the same file. Mutable: it knows whether this worker is working.
 
     Args:
-        file: The lock; its folder exists. Beside it lies the gate.
+        file: The lock; its folder exists. Beside it lie the gate, and the sign of whoever measures.
         stride_s: Seconds between two looks whether another worker waits.
         patience_s: Seconds after which this worker goes on beside whoever does not give way.
     """
@@ -89,6 +93,7 @@ class Shared:
     def __init__(self, file: Path, *, stride_s: float = STRIDE_S, patience_s: float = PATIENCE_S) -> None:
         self._lock = ReadWriteLock(file, is_singleton=False)
         self._gate = file.with_suffix(".gate")
+        self._sign = file.with_suffix(".sign")
         self._stride_s = stride_s
         self._patience_s = patience_s
         self._working = False
@@ -122,6 +127,7 @@ class Shared:
                     held.callback(acquired(self._gate, wait).release)
                     _insist(lambda patience_s: self._lock.acquire_write(timeout=patience_s), wait)
                     held.callback(self._lock.release)
+                held.enter_context(self._shown())
                 yield
         finally:
             if was_working:
@@ -140,15 +146,43 @@ class Shared:
         self._held.close()
 
     def _patient(self, on_wait: Callable[[], None]) -> Callable[[], None]:
-        """Called while this worker waits; ends the waiting when it has taken too long."""
+        """Called while this worker waits; ends the waiting when it has taken too long, and nobody is measuring."""
         start_s = time.monotonic()
 
         def waited() -> None:
             on_wait()
-            if time.monotonic() - start_s > self._patience_s:
+            if time.monotonic() - start_s > self._patience_s and not self._is_measured_on():
                 raise _TooLongError
 
         return waited
+
+    @contextmanager
+    def _shown(self) -> Iterator[None]:
+        """Give signs of life while the block runs."""
+        over = threading.Event()
+
+        def signs() -> None:
+            with suppress(OSError):  # without them this worker is waited for as one that is stopped
+                while not over.is_set():
+                    self._sign.touch()
+                    over.wait(min(SIGN_S, self._patience_s / 4))
+
+        thread = threading.Thread(target=signs, name="signs of measuring", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+            with suppress(OSError):
+                self._sign.unlink()
+
+    def _is_measured_on(self) -> bool:
+        """Whether somebody gave a sign of measuring lately."""
+        try:
+            return 0 <= time.time() - self._sign.stat().st_mtime < self._patience_s
+        except OSError:
+            return False
 
 
 def _insist(take: Callable[[float], object], on_wait: Callable[[], None]) -> None:

@@ -12,6 +12,16 @@ _URL = re.compile(r"(s3:|[a-z][a-z0-9+.-]+:/)", re.IGNORECASE)
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 
 
+def is_url(location: str) -> bool:
+    """Whether a location names a store, or tries to, and not a folder.
+
+    Example:
+        >>> [is_url(location) for location in ("s3://bucket/study", "GS://bucket", "runs/study", "/shared/study")]
+        [True, True, False, False]
+    """
+    return _URL.match(location) is not None
+
+
 def open_artifacts(location: str, *, cache: Path) -> Artifacts:
     """Open the artifacts of a study. Nothing is written, and no store is asked, before the first use.
 
@@ -30,7 +40,7 @@ def open_artifacts(location: str, *, cache: Path) -> Artifacts:
     """
     if not location:
         raise UserError(f"the artifact location is empty; {_RULE}")
-    if not _URL.match(location):
+    if not is_url(location):
         return Artifacts(Path(location))
     bucket, prefix = _parts(location)
     try:

@@ -42,6 +42,9 @@ SQLITE_PATIENCE_S = 20
 PROXY_PORT = 13000
 """Port of `paretobert proxy`, where none is given."""
 
+TABLE = "study_directions"
+"""A table that every database of Optuna's has."""
+
 TABLES_S = 30.0
 """Seconds that an empty database is looked at again while another process makes its tables."""
 
@@ -68,6 +71,10 @@ POSTGRES: dict[str, Any] = {
 """Connection settings for a database that many machines share."""
 
 
+class NoStudiesError(UserError):
+    """A database holds no tables of Optuna's: it is somebody else's, or a new one."""
+
+
 def shown(url: str) -> str:
     """The URL with its passwords hidden, for messages and logs; nothing of it where it cannot be read."""
     try:
@@ -90,7 +97,7 @@ def open_storage(
 
     Args:
         url: What it is and where; see above.
-        create: Whether a file and its folder are made where they do not exist.
+        create: Whether a file, its folder and tables are made where they do not exist.
         patience_s: Seconds that the database is waited for, now and in every later call; 0 gives up at once.
         answered_s: Seconds that it is waited for in every later call, where that is longer: a database that could be
             opened is the right one, and comes back.
@@ -100,6 +107,7 @@ def open_storage(
         An Optuna storage with heartbeats, safe for several workers.
 
     Raises:
+        NoStudiesError: If a database is there that never held studies, and nothing is to be made.
         UserError: If the URL is not one, its driver is not installed, or the database cannot be reached or written.
     """
     parsed = _parsed(url)
@@ -112,6 +120,8 @@ def open_storage(
         try:
             # Workers that start together must not make the tables twice; on a server, who is refused looks again.
             with FileLock(f"{file}.lock") if file is not None and create else nullcontext():
+                if not create:
+                    _check_tables(parsed)
                 storage = PatientStorage(_opened(parsed, file), patience_s=max(patience_s, answered_s))
             break
         except ImportError as error:
@@ -134,6 +144,19 @@ def open_storage(
             ) from None
     storage.note = note
     return storage
+
+
+def _check_tables(url: URL) -> None:
+    """Refuse a database that never held studies: Optuna would make its tables there."""
+    if url.get_backend_name() in ("journal", "grpc"):
+        return
+    connect = POSTGRES["connect_args"] if url.get_backend_name() == "postgresql" else {}
+    engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool, connect_args=connect)
+    if not sqlalchemy.inspect(engine).has_table(TABLE):
+        raise NoStudiesError(
+            f"the storage '{shown(url.render_as_string(hide_password=False))}' holds no studies; name the study's "
+            "database with --storage, or start the study with its script"
+        )
 
 
 def _opened(url: URL, file: Path | None) -> BaseStorage:
@@ -179,7 +202,10 @@ def existing(url: str, name: str, **patience: Any) -> Study | None:
                 f"the storage '{shown(url)}' cannot be made ({error.strerror}); name another with --storage"
             ) from None
         return None
-    storage = open_storage(url, create=False, **patience)
+    try:
+        storage = open_storage(url, create=False, **patience)
+    except NoStudiesError:
+        return None
     if name not in optuna.get_all_study_names(storage):
         close(storage)
         return None
@@ -232,9 +258,8 @@ def _parsed(url: str) -> URL:
 
 
 def _missing_driver(url: str, error: ImportError) -> str:
-    what = 'for a proxy: pip install "paretobert[proxy]"'
-    if not url.startswith("grpc:"):
-        what = 'for PostgreSQL: pip install "paretobert[postgres]"'
+    known = {"grpc": 'for a proxy: pip install "paretobert[proxy]"', "post": 'pip install "paretobert[postgres]"'}
+    what = known.get(url[:4], "install it with pip, or take PostgreSQL or SQLite")
     return f"the storage '{shown(url)}' needs a database driver that is not installed ({error.name or error}); {what}"
 
 

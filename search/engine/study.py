@@ -203,7 +203,7 @@ def create(
         The study, with the dense model and then the ladder queued.
 
     Raises:
-        UserError: If it exists with a definition that differs where it matters.
+        UserError: If it exists with a definition that differs where it matters, or empty with other directions.
     """
     directions = [objective.direction for objective in objectives]
     try:
@@ -214,6 +214,13 @@ def create(
     if is_whole(study):
         check_same(study, definition)
     else:
+        known = [direction.name.lower() for direction in study.directions]
+        if known != directions:
+            raise UserError(
+                f"the study {definition.name!r} is there, empty, and is to {', '.join(known)}, where the definition is "
+                f"to {', '.join(directions)}: its creation was interrupted before the objectives were changed, or "
+                "another program made it; choose another name (--name)"
+            )
         # The population comes last: where it stands, everything stands.
         study.set_user_attr(attributes.SHAPE, asdict(shape))
         study.set_user_attr(attributes.OBJECTIVES, [asdict(objective) for objective in objectives])

@@ -10,6 +10,7 @@ import os
 import re
 import runpy
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
@@ -260,6 +261,19 @@ def test_a_study_of_others_that_may_not_be_written(finished: Path, monkeypatch: 
     monkeypatch.setattr(os, "access", lambda path, _mode: Path(path) != file.parent)  # who is root may write all
     with pytest.raises(UserError, match=r"copy study\.db, and study\.db-wal if it is there, to"):
         load("case", storage=f"sqlite:///{file}")
+
+
+def test_looking_into_somebody_elses_database_changes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    with sqlite3.connect(tmp_path / "other.db") as connection:
+        connection.execute("CREATE TABLE mine (x INTEGER)")
+    connection.close()
+    before, url = (tmp_path / "other.db").read_bytes(), f"sqlite:///{tmp_path}/other.db"
+    for name in ("front", "work"):
+        done = command(name, "case", "--storage", url, folder=tmp_path / "work")
+        refused(done, tmp_path / "work", f"the storage '{url}' holds no studies; name the study's database")
+    assert (tmp_path / "other.db").read_bytes() == before
+    assert {path.name for path in tmp_path.iterdir()} == {"work", "other.db"}
 
 
 def test_a_trial_that_does_not_exist(finished: Path) -> None:

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -119,6 +120,24 @@ def test_a_stopped_holder_is_not_waited_for_for_ever(what: str, file: Path) -> N
         process.wait()
         with mine.measuring(give_up):
             pass  # nothing of it is left locked
+
+
+def test_a_long_measurement_is_waited_for(file: Path) -> None:
+    measuring, other = Shared(file, patience_s=0.5), Shared(file, patience_s=0.5)
+    order: list[str] = []
+
+    def train() -> None:
+        with other.working():
+            order.append("train")
+
+    with measuring.measuring(give_up):
+        thread = threading.Thread(target=train)
+        thread.start()
+        time.sleep(2.5)
+        order.append("measured")
+    thread.join(timeout=10)
+    assert order == ["measured", "train"]
+    assert not file.with_suffix(".sign").exists()
 
 
 def test_a_measurement_that_fails_ends(file: Path) -> None:

@@ -6,8 +6,9 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
-from engine_cases import DEFINITION, OBJECTIVES, SHAPE, SilentListener, begin, evaluation_of
+from engine_cases import DEFINITION, OBJECTIVES, SHAPE, SilentListener, begin, create_in, evaluation_of
 
 from search.analysis.front import front
 from search.definition import Definition, LayerRanges, Range, SpaceSettings
@@ -323,6 +324,16 @@ def test_axes_carry_their_units() -> None:
     assert ObjectiveInfo("parameters", "parameters", "minimize").label == "parameters"
     assert ObjectiveInfo("accuracy", "", "maximize").label == "accuracy"
     assert attributes.POPULATION == "population"
+
+
+def test_an_interrupted_creation_with_other_objectives_is_not_completed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study, "CREATION_S", 0.5)
+    opened = storage.open_storage(f"sqlite:///{tmp_path}/study.db", create=True)
+    optuna.create_study(study_name=DEFINITION.name, storage=opened, directions=["maximize", "minimize"])
+    with pytest.raises(UserError, match=r"is there, empty, and is to maximize, minimize, where .* choose another name"):
+        create_in(opened, DEFINITION)
 
 
 def test_a_dense_model_that_failed_is_tried_again(tmp_path: Path) -> None:
