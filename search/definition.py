@@ -743,8 +743,12 @@ def explain(error: ValidationError, *, source: str, root: type[Part] = Definitio
     return f"{source}: " + "; ".join(_explain_one(dict(item), root) for item in error.errors(include_url=False))
 
 
+_OF_UNION = re.compile(r"constrained-\w+|literal\[.*\]")
+"""What pydantic adds to the path of a field that may be of one type or another."""
+
+
 def _explain_one(item: dict[str, Any], root: type[Part]) -> str:
-    path = [str(step) for step in item["loc"]]
+    path = [str(step) for step in item["loc"] if not _OF_UNION.fullmatch(str(step))]
     name = ".".join(path)
     if item["type"] == "extra_forbidden":
         prefix = name.removesuffix(path[-1])

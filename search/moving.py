@@ -34,6 +34,7 @@ def move(
         UserError: If the source holds no such study, the target holds one already, or either cannot be used.
     """
     from search import candidates
+    from search.deploy import confirm
     from search.engine import storage as storages
     from search.engine import study as studies
     from search.engine.artifact_store import open_artifacts
@@ -55,23 +56,25 @@ def move(
                 raise UserError(f"the artifact {kind}-{hash_[:20]} is not in '{artifacts or cache}'; name its place")
             console.print(f"{kind}: copied", markup=False, highlight=False)
         read = studies.read(found)
-        for whose, kept in (
-            ("trials", [record.weights for record in read.records if record.weights is not None]),
-            ("confirmed trials", [each.weights for each in read.confirmations if each.weights is not None]),
+        trainings = [hash_ for each in read.confirmations for hash_ in confirm.kept_as(about, read, each).values()]
+        for whose, kind, kept in (
+            ("weights of {} trials", candidates.KIND, [each.weights for each in read.records if each.weights]),
+            ("weights of {} confirmed trials", candidates.KIND, [o.weights for o in read.confirmations if o.weights]),
+            ("{} trainings of confirmed trials", confirm.KIND, trainings),
         ):
-            moved_weights = sum(_copied(here, there, candidates.KIND, hash_) for hash_ in kept)
+            moved = sum(_copied(here, there, kind, hash_) for hash_ in kept)
             if kept:  # those that are missing are made again by those who need them
-                said = f"weights of {moved_weights} of {len(kept)} {whose}: copied"
-                console.print(said, markup=False, highlight=False)
+                said = whose.format(f"{moved} of {len(kept)}")
+                console.print(f"{said}: copied", markup=False, highlight=False)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("trials")
-        moved = copy(
+        copied = copy(
             found,
             storages.open_storage(target, create=True),
             on_trial=lambda done, total: progress.update(task, completed=done, total=total),
         )
     console.print(
-        f"study {name!r}: {len(moved.get_trials(deepcopy=False))} trials copied to {storages.shown(target)}",
+        f"study {name!r}: {len(copied.get_trials(deepcopy=False))} trials copied to {storages.shown(target)}",
         markup=False,
         highlight=False,
         soft_wrap=True,

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from safetensors.torch import load_file, save_file
@@ -24,7 +24,7 @@ from objectives import Subject
 from search import candidates
 from search.artifacts import Artifacts, OnWait, digest
 from search.bert.encoding import Encoded
-from search.definition import METRICS, RecoverySettings
+from search.definition import METRICS, Definition, RecoverySettings
 from search.deploy.rebuild import origin, rebuild, settings_of
 from search.keys import wanted
 from search.pipeline import conditions_of, cut_to, failures_told, is_wanted, logits_on
@@ -95,21 +95,52 @@ def is_dense(study: StudyRecord, record: Record) -> bool:
     return record.plan == Plan.dense(study.shape)
 
 
-def key(prepared: Prepared, record: Record, recovery: RecoverySettings | None, seed: int | None) -> dict[str, Any]:
+class Created(Protocol):
+    """What a study was created with: what its database says, or what is prepared from it."""
+
+    @property
+    def definition(self) -> Definition:
+        """The study's definition."""
+
+    @property
+    def content(self) -> Mapping[str, str]:
+        """Hashes of what all trials have in common."""
+
+    @property
+    def machine(self) -> str:
+        """Device and threads that latencies are measured with."""
+
+    @property
+    def energy_source(self) -> str:
+        """`nvml`, `rapl` or `model`."""
+
+    @property
+    def reference_ms(self) -> Mapping[str, float]:
+        """Latencies of the dense model, by quantity."""
+
+
+def key(created: Created, record: Record, recovery: RecoverySettings | None, seed: int | None) -> dict[str, Any]:
     """Everything that determines a training and its measurements."""
     plan = record.plan
     assert plan is not None
-    definition = prepared.definition
+    definition = created.definition
     how = definition.model_dump(mode="json", include={"latency", "latencies", "energy", "objectives", "constraints"})
     return {
-        "made of": wanted(definition, prepared.content),
+        "made of": wanted(definition, created.content),
         "plan": [list(plan.heads), list(plan.neurons), plan.rank],
         "recovery": None if recovery is None else recovery.model_dump(mode="json"),
         "seed": seed,
         **({} if record.precision == "fp32" else {"precision": record.precision}),
-        "measured on": prepared.machine,
-        "measured how": {**how, "energy_source": prepared.energy_source, "reference_ms": dict(prepared.reference_ms)},
+        "measured on": created.machine,
+        "measured how": {**how, "energy_source": created.energy_source, "reference_ms": dict(created.reference_ms)},
     }
+
+
+def kept_as(created: Created, study: StudyRecord, confirmation: Confirmation) -> dict[int | None, str]:
+    """Digests of the trainings that a confirmation rests on, among the artifacts of kind `KIND`, by their seeds."""
+    record = origin(study, confirmation.trial)
+    recovery = RecoverySettings.model_validate(confirmation.recovery) if confirmation.recovery else None
+    return {seed: digest(key(created, record, recovery, seed)) for seed in confirmation.seeds or (None,)}
 
 
 def train_again(
@@ -180,11 +211,9 @@ def remembered(
     prepared: Prepared, study: StudyRecord, artifacts: Artifacts, confirmation: Confirmation
 ) -> list[Training]:
     """The trainings that an earlier confirmation rests on; empty where the artifacts lack one of them."""
-    record = origin(study, confirmation.trial)
-    recovery = RecoverySettings.model_validate(confirmation.recovery) if confirmation.recovery else None
     trainings = []
-    for seed in confirmation.seeds or (None,):
-        folder = artifacts.found(KIND, digest(key(prepared, record, recovery, seed)))
+    for seed, kept in kept_as(prepared, study, confirmation).items():
+        folder = artifacts.found(KIND, kept)
         if folder is None:
             return []
         trainings.append(_read(folder, seed))

@@ -281,6 +281,11 @@ def test_copying_a_study_takes_the_confirmed_weights_along(
     kept = [each.weights for each in confirmed[0].confirmations if each.weights is not None]
     assert len(kept) == 2
     assert all(Artifacts(there).found(candidates.KIND, weights) is not None for weights in kept)
+    about = study.stored(stored_in(small))
+    digests = [deployed.kept_as(about, confirmed[0], each).values() for each in confirmed[0].confirmations]
+    trainings = [digest for each in digests for digest in each]
+    assert len(trainings) == 5
+    assert all(Artifacts(there).found(deployed.KIND, training) is not None for training in trainings)
 
 
 def test_the_choice_of_a_confirmed_trial_says_what_was_confirmed(confirmed: tuple[StudyRecord, list[str]]) -> None:

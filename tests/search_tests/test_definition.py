@@ -98,6 +98,10 @@ def test_all_errors_are_told_at_once_with_value_rule_and_nearest_name() -> None:
         ),
         ({"space": {"layers": {"0": {}, "00": {}}}}, "layers are ['0', '00']: each may stand there once"),
         ({"space": {"layers": {"0": {"headz": {}}}}}, "unknown field 'space.layers.0.headz'"),
+        (
+            {"latency": {"tokens": 600}},
+            "latency.tokens is 600: Input should be less than or equal to 512",
+        ),
     ],
 )
 def test_values_out_of_range_are_refused(values: dict, part: str) -> None:
