@@ -27,7 +27,7 @@ from search.artifacts import Artifacts
 from search.bert.encoding import Encoded
 
 FOLDER = Path(__file__).resolve().parents[2] / "runs" / "benchmarks" / "teacher"
-SCHEDULES = ("5e-5:16:3", "1e-4:32:3")
+SCHEDULES = ("5e-5:16:3", "1e-4:32:3", "5e-5:16:5")
 QUICK_ROWS = 2000
 
 
