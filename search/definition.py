@@ -370,6 +370,16 @@ class RecoverySettings(Part):
     Trials are scored in fp32."""
 
     @property
+    def cut_from(self) -> str:
+        """What plans are cut from, in words."""
+        return {
+            "dense": "cut from the dense model",
+            "supernet": "cut from the super-network",
+            "nearest": "cut from the nearest finished trial",
+            "supernet-nearest": "cut from the nearest finished trial, else the super-network",
+        }[self.start]
+
+    @property
     def cuts_supernet(self) -> bool:
         """Whether plans are cut from the super-network, at least those that no finished trial contains."""
         return self.start in ("supernet", "supernet-nearest")

@@ -18,7 +18,7 @@ from search.analysis.pick import knee_of
 from search.analysis.quantities import KEPT, missed, quantity, short
 from search.analysis.standing import SURE, standings, unpaired
 from search.analysis.volume_interval import final_interval
-from search.definition import Bound
+from search.definition import Bound, RecoverySettings
 from search.errors import UserError
 from search.plan import Plan, total_parameters
 from search.records import Record, StudyRecord
@@ -121,11 +121,22 @@ def about(study: StudyRecord) -> list[tuple[str, str]]:
         ("Ranking", f"{definition.importance.method} importance says which heads and neurons stay"),
         (
             "Recovery",
-            f"{recovery.steps} steps of {recovery.batch_size} rows at {recovery.learning_rate:g}, distillation weight "
-            f"{recovery.distillation:g}" + (f", re-fit on {recovery.refit_rows} rows" if recovery.refit_rows else ""),
+            _recovery(recovery),
         ),
         ("Search", f"{engine.sampler}, seed {engine.seed}, after the dense model and a ladder of fixed sizes"),
     ]
+
+
+def _recovery(recovery: RecoverySettings) -> str:
+    """What happens to a model after the cut."""
+    refit = f", re-fit on {recovery.refit_rows} rows" if recovery.refit_rows else ""
+    trained = "scored without training"
+    if recovery.steps:
+        trained = (
+            f"{recovery.steps} steps of {recovery.batch_size} rows at {recovery.learning_rate:g}, distillation weight "
+            f"{recovery.distillation:g}"
+        )
+    return f"{recovery.cut_from}, {trained}{refit}"
 
 
 def front_note(study: StudyRecord) -> str:

@@ -6,7 +6,7 @@ Everything in it comes from the folder's `paretobert.json`; nothing is measured 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from search.definition import METRICS
+from search.definition import METRICS, RecoverySettings
 from search.deploy import shipped
 
 About = Mapping[str, Any]
@@ -202,12 +202,14 @@ def _files(about: About) -> str:
 
 def _lineage(about: About) -> str:
     recovery = about["recovery"]
-    how = (
-        "nothing was cut: it is the fine-tuned dense model itself"
-        if recovery is None
-        else f"{recovery['steps']} steps of {recovery['batch_size']} rows at a learning rate of "
-        f"{recovery['learning_rate']:g}, {100 * recovery['distillation']:.0f} % distilled, seed {about['seed']}"
-    )
+    how = "nothing was cut: it is the fine-tuned dense model itself"
+    if recovery is not None:
+        trained = (
+            f"{recovery['steps']} steps of {recovery['batch_size']} rows at a learning rate of "
+            f"{recovery['learning_rate']:g}, {100 * recovery['distillation']:.0f} % distilled, seed {about['seed']}"
+        )
+        cut_from = RecoverySettings.model_validate(recovery).cut_from
+        how = f"{cut_from}, {trained if recovery['steps'] else 'not trained after that'}"
     lines = {
         "study": f"{about['study']}, trial {about['trial']} of {about['trials']}",
         "definition": f"SHA-256 `{about['definition']}`",

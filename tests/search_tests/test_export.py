@@ -259,6 +259,7 @@ def test_the_card_names_numbers_lineage_and_limits_and_no_place_on_this_machine(
         about["definition"],
         "study: small, trial 4 of 5",
         "`data.csv`; 200 training rows",
+        "- recovery: cut from the dense model, ",
         "at a learning rate of",
         "`model.int8.onnx` | ONNX Runtime, dynamic int8 |",
         " ms (batch 2, tokens 16, dtype bfloat16, threads 1, backend eager, device cpu",

@@ -28,6 +28,7 @@ from search.analysis.plots import plots
 from search.analysis.readable import trial_attributes
 from search.analysis.report import render_report
 from search.analysis.standing import standings
+from search.analysis.stories import about
 from search.analysis.table import frame, front_frame, points
 from search.analysis.trial import render_trial
 from search.analysis.volume_interval import final_interval
@@ -327,3 +328,12 @@ def _texts(value):
     elif isinstance(value, dict | list):
         for inner in value.values() if isinstance(value, dict) else value:
             yield from _texts(inner)
+
+
+def test_slices_are_said_to_be_scored_without_training():
+    study = synthetic(10)
+    told = dict(about(study))["Recovery"]
+    assert told.startswith(f"cut from the dense model, {study.definition.recovery.steps} steps of 32 rows at ")
+    recovery = study.definition.recovery.model_copy(update={"start": "supernet", "steps": 0})
+    sliced = replace(study, definition=study.definition.model_copy(update={"recovery": recovery}))
+    assert dict(about(sliced))["Recovery"] == "cut from the super-network, scored without training"
