@@ -196,7 +196,7 @@ def measure(
     if study is None and held_out:
         raise UserError("--held-out is given without --study, which alone has such a split; name one")
     quieten()
-    (chosen,) = resolve(device)[:1]
+    (chosen,) = resolve(device, option="--device")[:1]
     from search.measure import measure_alone, measure_in_study
     from search.process import Place
 

@@ -48,11 +48,12 @@ class Device:
         return self.name.partition(":")[0]
 
 
-def resolve(text: str) -> tuple[Device, ...]:
+def resolve(text: str, *, option: str = "--devices") -> tuple[Device, ...]:
     """Find the devices that a text names.
 
     Args:
         text: `auto`, names with commas between them (`cuda` is `cuda:0`), or `cpu:N` for N CPU workers.
+        option: What the text was given as, for messages.
 
     Returns:
         One device per worker, at least one. CPU workers have disjoint sets of equally many cores; where cores share a
@@ -72,20 +73,20 @@ def resolve(text: str) -> tuple[Device, ...]:
     here = [*_accelerators(), "cpu"]
     for name in names:
         if re.fullmatch(r"cpu:\d+", name):
-            raise UserError(f"--devices is {text!r}; {name} means several CPU workers and stands alone")
+            raise UserError(f"{option} is {text!r}; {name} means several CPU workers and stands alone")
         if name not in here:
             raise UserError(
-                f"--devices is {text!r}, and there is no device {name!r} here; name some of: auto, {', '.join(here)}, "
+                f"{option} is {text!r}, and there is no device {name!r} here; name some of: auto, {', '.join(here)}, "
                 f"cpu:N (N workers, at most {len(available_cores())})"
             )
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         instead = f"write cpu:{names.count(twice)}" if twice == "cpu" else "name it once"
-        raise UserError(f"--devices is {text!r}, which names {twice} twice; one worker has one device: {instead}")
+        raise UserError(f"{option} is {text!r}, which names {twice} twice; one worker has one device: {instead}")
     devices = tuple(Device(name) for name in names)
     if len({device.kind for device in devices}) > 1:
         raise UserError(
-            f"--devices is {text!r}, which mixes kinds of devices; what one study measures is compared, so name "
+            f"{option} is {text!r}, which mixes kinds of devices; what one study measures is compared, so name "
             "devices of one kind"
         )
     return devices
