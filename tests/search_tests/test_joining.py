@@ -297,7 +297,7 @@ def test_two_starts_at_once_prepare_once(tiny: Path, tmp_path: Path) -> None:
         ({}, None),
         ({"machine": "NVIDIA H100"}, "was measured on cpu with 1 threads, and this is NVIDIA H100; latencies of the"),
         ({"energy_source": "nvml"}, "takes its energy from 'model', and this worker from 'nvml'"),
-        ({"content": {"rows": "other"}}, "by another worker with other content (importance, rows, teacher)"),
+        ({"content": {"rows": "other"}}, "by another worker with other content (importance, logits, rows, teacher)"),
     ],
 )
 def test_who_finds_the_study_created_after_preparing_is_compared_with_it(
