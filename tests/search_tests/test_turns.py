@@ -123,7 +123,7 @@ def test_a_stopped_holder_is_not_waited_for_for_ever(what: str, file: Path) -> N
 
 
 def test_a_long_measurement_is_waited_for(file: Path) -> None:
-    measuring, other = Shared(file, patience_s=0.5), Shared(file, patience_s=0.5)
+    measuring, other = Shared(file, patience_s=2.0), Shared(file, patience_s=2.0)
     order: list[str] = []
 
     def train() -> None:
@@ -133,7 +133,7 @@ def test_a_long_measurement_is_waited_for(file: Path) -> None:
     with measuring.measuring(give_up):
         thread = threading.Thread(target=train)
         thread.start()
-        time.sleep(2.5)
+        time.sleep(5)
         order.append("measured")
     thread.join(timeout=10)
     assert order == ["measured", "train"]
