@@ -27,12 +27,11 @@ def wanted(definition: Definition, content: Mapping[str, str]) -> dict[str, str]
         content: Hashes that the study was created with.
     """
     key = {"teacher": content["teacher"], "rows": content["rows"]}
-    exact = {LOGITS: content[LOGITS]} if LOGITS in content else {}
     importance = importance_key(definition, content)
     hashes = {
         "tokens": key["rows"],
         "teacher": key["teacher"],
-        "logits": digest({**key, **exact}),
+        "logits": digest(logits_key(content)),
         "importance": digest(importance),
         **({"directions": digest(key)} if definition.space.factorises else {}),
     }
@@ -41,6 +40,15 @@ def wanted(definition: Definition, content: Mapping[str, str]) -> dict[str, str]
     if TABLE in content:
         hashes[TABLE] = content[TABLE]
     return hashes
+
+
+def logits_key(content: Mapping[str, str]) -> dict[str, str]:
+    """Everything that determines the teacher's logits on the training split.
+
+    Args:
+        content: Hashes that the study was created with, and `LOGITS` where they are not computed as `auto` says.
+    """
+    return {name: content[name] for name in ("teacher", "rows", LOGITS) if name in content}
 
 
 def importance_key(definition: Definition, content: Mapping[str, str]) -> dict[str, Any]:

@@ -57,7 +57,7 @@ from search.costs import noted
 from search.definition import Definition, LatencySettings
 from search.devices import processor
 from search.errors import TrialError, UserError
-from search.keys import LOGITS, SUPERNET, TABLE, importance_key, wanted
+from search.keys import LOGITS, SUPERNET, TABLE, importance_key, logits_key, wanted
 from search.plan import Plan, Shape, encoder_parameters
 from search.space import Space
 from search.tables import Answer
@@ -406,7 +406,7 @@ def _made(
     exact = {LOGITS: "fp32"} if definition.recovery.precision == "fp32" else {}
     named = {**key, **exact, "importance": UNIFORM} if content is None else dict(content)
     with timed(seconds, "teacher logits"):
-        logits = _teacher_logits(artifacts, teacher, key, named.get(LOGITS), rows["train"], pad_id, on_stage)
+        logits = _teacher_logits(artifacts, teacher, logits_key(named), rows["train"], pad_id, on_stage)
     with timed(seconds, "importance"):
         scores = _importance(definition, artifacts, teacher, named, rows["train"], pad_id, on_stage)
     found = _directions(artifacts, teacher, key, rows["train"], on_stage) if definition.space.factorises else None
@@ -782,12 +782,11 @@ def _teacher_logits(
     artifacts: Artifacts,
     teacher: PreTrainedModel,
     key: dict[str, str],
-    precision: str | None,
     rows: Encoded,
     pad_id: int,
     on_stage: OnStage,
 ) -> Tensor:
-    """The teacher's logits on the training split (rows, labels), float32; None leaves the type to the device."""
+    """The teacher's logits on the training split (rows, labels), float32; computed in what its key says."""
 
     def make(folder: Path) -> None:
         logits = score(
@@ -795,12 +794,11 @@ def _teacher_logits(
             rows,
             pad_id=pad_id,
             batch_size=SCORING_BATCH,
-            precision=precision or "auto",
+            precision=key.get(LOGITS, "auto"),
             on_step=lambda done, total: on_stage("teacher logits", done, total),
         )
         save_file({"logits": logits}, folder / "logits.safetensors")
 
-    key = key if precision is None else {**key, LOGITS: precision}
     folder = artifacts.made("logits", key, noted(make, artifacts.counter), on_wait=_waiting(on_stage))
     return load_file(folder / "logits.safetensors")["logits"]
 

@@ -390,6 +390,19 @@ def test_a_dry_run_says_that_a_fine_tuned_checkpoint_has_other_labels(minilm: Pa
     refused(done, tmp_path / "work", "is fine-tuned for 3 labels and the task has 2; name a checkpoint for 2 labels")
 
 
+def test_the_help_of_run_is_not_taken_for_a_file(tmp_path: Path) -> None:
+    done = command("run", "--help", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "JSON file of a definition" in done.stdout
+
+
+@pytest.mark.parametrize("hours", ["nan", "0"])
+def test_hours_that_would_never_end_are_refused(hours: str, tmp_path: Path) -> None:
+    refused(
+        command("work", "x", "--hours", hours, folder=tmp_path), tmp_path, f"--hours is {hours}; give a number above 0"
+    )
+
+
 def test_the_same_text_works_from_a_json_file(tmp_path: Path, minilm: Path, movie_reviews: Path) -> None:
     definition = DEFINITION.model_copy(update={"model": str(minilm), "data": str(movie_reviews)})
     (tmp_path / "study.json").write_text(definition.to_json())
