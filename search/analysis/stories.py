@@ -250,9 +250,14 @@ def conditions(study: StudyRecord) -> list[tuple[str, str]]:
 
 def _observed(study: StudyRecord) -> str:
     """What a latency is the median of; where a table answers, that stands with the sources."""
-    latency, beside = study.definition.latency, study.definition.measuring.reference
-    pairs = f"{math.ceil(latency.repeats / 2)} pairs with the dense model" if beside else f"{latency.repeats}"
-    return f"median of at least {pairs} after {latency.warmup} to warm up"
+    latency, measuring = study.definition.latency, study.definition.measuring
+    observed = f"at least {latency.repeats} passes"
+    if measuring.reference:
+        turns = math.ceil(latency.repeats / 2)
+        observed = f"at least {turns} pairs with the dense model"
+        if measuring.figure == "absolute":
+            observed = f"all passes of at least {turns} turns, beside the dense model"
+    return f"median of {observed}, after {latency.warmup} to warm up"
 
 
 def failures(study: StudyRecord) -> list[tuple[str, int, str]]:

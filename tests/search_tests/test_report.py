@@ -28,7 +28,7 @@ from search.analysis.plots import plots
 from search.analysis.readable import trial_attributes
 from search.analysis.report import render_report
 from search.analysis.standing import standings
-from search.analysis.stories import about
+from search.analysis.stories import about, conditions
 from search.analysis.table import frame, front_frame, points
 from search.analysis.trial import render_trial
 from search.analysis.volume_interval import final_interval
@@ -337,3 +337,22 @@ def test_slices_are_said_to_be_scored_without_training():
     recovery = study.definition.recovery.model_copy(update={"start": "supernet", "steps": 0})
     sliced = replace(study, definition=study.definition.model_copy(update={"recovery": recovery}))
     assert dict(about(sliced))["Recovery"] == "cut from the super-network, scored without training"
+
+
+@pytest.mark.parametrize(
+    ("measuring", "told"),
+    [
+        ({}, "median of at least 6 pairs with the dense model, after 3 to warm up"),
+        (
+            {"figure": "absolute"},
+            "median of all passes of at least 6 turns, beside the dense model, after 3 to warm up",
+        ),
+        ({"reference": False}, "median of at least 11 passes, after 3 to warm up"),
+    ],
+)
+def test_the_conditions_say_what_a_latency_is_the_median_of(measuring, told):
+    study = synthetic(10)
+    latency = study.definition.latency.model_copy(update={"repeats": 11, "warmup": 3})
+    how = study.definition.measuring.model_copy(update=measuring)
+    definition = study.definition.model_copy(update={"latency": latency, "measuring": how})
+    assert dict(conditions(replace(study, definition=definition)))["Latency, energy and MACs"].endswith(told)
